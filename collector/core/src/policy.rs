@@ -1,0 +1,149 @@
+//! The configuration that all three collectors must share: timing, tickets, services.
+//!
+//! It enters the log as an item, so every decision can be replayed with the rules that were in force.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use bcp_wire::{Id, Site};
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Policy {
+    pub timing: Timing,
+    pub tickets: BTreeMap<Id, TicketPolicy>,
+    pub services: BTreeMap<Id, ServicePolicy>,
+}
+
+/// Milliseconds. See the table of profiles in ARCHITECTURE.md.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Timing {
+    pub tick_ms: u64,
+    pub election_min_ms: u64,
+    pub election_max_ms: u64,
+    pub renew_ms: u64,
+    pub ttl_holder_ms: u64,
+    pub ttl_ms: u64,
+    pub acquire_after_ms: u64,
+    pub stop_max_ms: u64,
+}
+
+impl Timing {
+    pub const METRO: Timing = Timing {
+        tick_ms: 250,
+        election_min_ms: 750,
+        election_max_ms: 1_500,
+        renew_ms: 1_000,
+        ttl_holder_ms: 10_000,
+        ttl_ms: 11_000,
+        acquire_after_ms: 4_000,
+        stop_max_ms: 4_000,
+    };
+    pub const WIDE: Timing = Timing {
+        tick_ms: 500,
+        election_min_ms: 1_500,
+        election_max_ms: 3_000,
+        renew_ms: 3_000,
+        ttl_holder_ms: 20_000,
+        ttl_ms: 22_000,
+        acquire_after_ms: 10_000,
+        stop_max_ms: 10_000,
+    };
+    pub const FAST: Timing = Timing {
+        tick_ms: 100,
+        election_min_ms: 300,
+        election_max_ms: 600,
+        renew_ms: 300,
+        ttl_holder_ms: 3_000,
+        ttl_ms: 3_200,
+        acquire_after_ms: 1_500,
+        stop_max_ms: 1_400,
+    };
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Mode {
+    Off,
+    /// Decides and logs, does nothing.
+    Observe,
+    /// A human confirms within `confirm_within_ms`.
+    Confirm,
+    Auto,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "rpo", rename_all = "snake_case")]
+pub enum Rpo {
+    /// Moves only to a copy latched in sync.
+    Zero,
+    Bounded {
+        positions: u64,
+    },
+    Availability,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum TicketKind {
+    ActivePassive,
+    /// No lease; the ticket guards who may change the weights.
+    ActiveActive,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum LossPolicy {
+    Freeze,
+    Demote,
+    Stop,
+    Fence,
+}
+
+/// Why a ticket may move by itself.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "when", rename_all = "snake_case")]
+pub enum MoveWhen {
+    SiteLost,
+    ServiceDown { for_ms: u64 },
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct TicketPolicy {
+    pub service: Id,
+    pub kind: TicketKind,
+    pub mode: Mode,
+    /// Sites that may hold it. Never `w`.
+    pub sites: Vec<Site>,
+    pub preferred: Option<Site>,
+    #[serde(flatten)]
+    pub rpo: Rpo,
+    pub depends_on: Vec<Id>,
+    pub move_when: Vec<MoveWhen>,
+    pub loss: LossPolicy,
+    /// Gates that must be able to act, per site: every one renews, every one reports.
+    pub gates: BTreeMap<Site, Vec<Id>>,
+    /// `auto` without a fence outside the machine was accepted by the operator; shown on every page.
+    pub accept_unfenced: bool,
+    pub confirm_within_ms: u64,
+    pub cooldown_ms: u64,
+    /// Automatic moves within 24 h of log time before the ticket freezes.
+    pub move_budget: u32,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ServicePolicy {
+    /// Public names, by language (`nl fr de en`).
+    pub title: BTreeMap<String, String>,
+    /// What the service is for, in a sentence, by language.
+    pub summary: BTreeMap<String, String>,
+    /// Position on the page.
+    pub order: u32,
+    pub ticket: Option<Id>,
+    /// Devices of kind `check` whose `check.state` says how it is: agent-side ids, at least one vantage each.
+    pub checks: Vec<Id>,
+    /// Effect per profession while it is down or degraded: profession -> language -> text.
+    pub effect: BTreeMap<String, BTreeMap<String, String>>,
+    /// The emergency (BCP) procedure: profession -> language -> text.
+    pub procedure: BTreeMap<String, BTreeMap<String, String>>,
+}

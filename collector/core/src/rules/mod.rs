@@ -1,0 +1,1 @@
+//! Rules: CEL text, checked against the contract, evaluated in three values.

@@ -1,0 +1,1 @@
+//! Assets and what feeds them.
