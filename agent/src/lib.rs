@@ -1,1 +1,3 @@
-//! Skeleton.
+//! The agent: polls devices, publishes readings, runs gates.
+
+pub mod outbound;
