@@ -1,0 +1,256 @@
+//! `[gate]`: what a gate guards and whom it asks.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use bcp_wire::control::MAX_TICKETS_PER_GATE;
+use bcp_wire::{Id, Site};
+use serde::Deserialize;
+
+use crate::span::Span;
+
+/// The `[gate]` section.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct GateConfig {
+    /// Where other gates ask for promises and relays.
+    pub listen: SocketAddr,
+    pub credentials: GateCredentials,
+    /// Base URL of every collector's control listener. All are asked at once.
+    pub collectors: BTreeMap<Site, String>,
+    /// Other gates of this site, for relay.
+    #[serde(default)]
+    pub siblings: Vec<SiblingGate>,
+    /// Every gate of another site that could be promoted: the failsafe needs all of them.
+    #[serde(default)]
+    pub peers: Vec<PeerGate>,
+    /// Must equal the collectors' policy.
+    #[serde(default)]
+    pub timing: TimingChoice,
+    #[serde(default, rename = "ticket")]
+    pub tickets: Vec<TicketConfig>,
+}
+
+/// PEM files of `agent:<site>:<id>`.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct GateCredentials {
+    pub ca: PathBuf,
+    pub cert: PathBuf,
+    pub key: PathBuf,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SiblingGate {
+    pub id: Id,
+    pub url: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PeerGate {
+    pub site: Site,
+    pub id: Id,
+    pub url: String,
+}
+
+/// One ticket that this gate acts for.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TicketConfig {
+    pub id: Id,
+    #[serde(default)]
+    pub loss: Loss,
+    /// Program and arguments, run once per step.
+    pub script: Vec<String>,
+    #[serde(default = "default_step_timeout")]
+    pub step_timeout: Span,
+    #[serde(default)]
+    pub facts_url: Option<String>,
+    #[serde(default)]
+    pub sync_url: Option<String>,
+    /// Ask other sites' gates when no collector answers.
+    #[serde(default = "yes")]
+    pub failsafe: bool,
+}
+
+/// What a gate does when its lease has run out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Loss {
+    /// Stop the service and verify it.
+    #[default]
+    Stop,
+}
+
+const fn default_step_timeout() -> Span {
+    Span::from_millis(3_000)
+}
+const fn yes() -> bool {
+    true
+}
+
+/// A named profile or the numbers themselves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(untagged)]
+pub enum TimingChoice {
+    Named(TimingName),
+    Table(GateTiming),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum TimingName {
+    #[default]
+    Metro,
+    Wide,
+    Fast,
+}
+
+impl Default for TimingChoice {
+    fn default() -> TimingChoice {
+        TimingChoice::Named(TimingName::Metro)
+    }
+}
+
+impl TimingChoice {
+    #[must_use]
+    pub const fn resolve(self) -> GateTiming {
+        match self {
+            TimingChoice::Named(TimingName::Metro) => GateTiming::METRO,
+            TimingChoice::Named(TimingName::Wide) => GateTiming::WIDE,
+            TimingChoice::Named(TimingName::Fast) => GateTiming::FAST,
+            TimingChoice::Table(timing) => timing,
+        }
+    }
+}
+
+/// The numbers of a timing profile that a gate needs, milliseconds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct GateTiming {
+    pub tick_ms: u64,
+    pub renew_ms: u64,
+    pub ttl_holder_ms: u64,
+    pub ttl_ms: u64,
+    pub acquire_after_ms: u64,
+    pub stop_max_ms: u64,
+}
+
+impl GateTiming {
+    pub const METRO: GateTiming = GateTiming {
+        tick_ms: 250,
+        renew_ms: 1_000,
+        ttl_holder_ms: 10_000,
+        ttl_ms: 11_000,
+        acquire_after_ms: 4_000,
+        stop_max_ms: 4_000,
+    };
+    pub const WIDE: GateTiming = GateTiming {
+        tick_ms: 500,
+        renew_ms: 3_000,
+        ttl_holder_ms: 20_000,
+        ttl_ms: 22_000,
+        acquire_after_ms: 10_000,
+        stop_max_ms: 10_000,
+    };
+    pub const FAST: GateTiming = GateTiming {
+        tick_ms: 100,
+        renew_ms: 300,
+        ttl_holder_ms: 3_000,
+        ttl_ms: 3_200,
+        acquire_after_ms: 1_500,
+        stop_max_ms: 1_400,
+    };
+
+    /// How long a promise not to promote holds: (ttl_holder + stop_max) * (1 + rho) / (1 - rho) and a tick, with
+    /// rho = 1 %. Rounded up.
+    #[must_use]
+    pub const fn promise_ms(self) -> u64 {
+        ((self.ttl_holder_ms + self.stop_max_ms) * 101).div_ceil(99) + self.tick_ms
+    }
+
+    /// The lease rule that makes two active sides impossible at 1 % drift.
+    #[must_use]
+    pub const fn is_safe(self) -> bool {
+        self.promise_ms() < self.ttl_ms + self.acquire_after_ms
+    }
+}
+
+impl GateConfig {
+    /// Says what cannot work, as (key, reason).
+    #[must_use]
+    pub fn faults(&self) -> Vec<(String, String)> {
+        let mut faults = Vec::new();
+        let mut say = |key: &str, reason: String| faults.push((key.to_owned(), reason));
+        let timing = self.timing.resolve();
+        if !timing.is_safe() {
+            say("timing", "(ttl_holder + stop_max) * 1.01 / 0.99 + tick must be below ttl + acquire_after".to_owned());
+        }
+        if timing.renew_ms == 0 || timing.renew_ms * 3 > timing.ttl_holder_ms {
+            say("timing", "three renewals must fit in ttl_holder".to_owned());
+        }
+        if self.collectors.is_empty() {
+            say("collectors", "a gate without a collector can never hold a lease".to_owned());
+        }
+        for (site, url) in &self.collectors {
+            if !url.starts_with("https://") {
+                say("collectors", format!("the collector of {site} must be an https URL"));
+            }
+        }
+        if self.tickets.len() > MAX_TICKETS_PER_GATE {
+            say("ticket", format!("at most {MAX_TICKETS_PER_GATE} tickets per gate"));
+        }
+        let mut seen = std::collections::BTreeSet::new();
+        for ticket in &self.tickets {
+            if !seen.insert(&ticket.id) {
+                say("ticket", format!("`{}` is named twice", ticket.id));
+            }
+            if ticket.script.is_empty() {
+                say("ticket.script", format!("`{}` has no program", ticket.id));
+            }
+            if ticket.step_timeout.as_millis() == 0 || ticket.step_timeout.as_millis() > timing.stop_max_ms {
+                say("ticket.step_timeout", format!("`{}` must end a step within stop_max", ticket.id));
+            }
+        }
+        faults
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::{GateConfig, GateTiming};
+
+    #[test]
+    fn every_profile_is_safe() {
+        for timing in [GateTiming::METRO, GateTiming::WIDE, GateTiming::FAST] {
+            assert!(timing.is_safe(), "{timing:?}");
+        }
+        assert_eq!(GateTiming::METRO.promise_ms(), 14_533);
+    }
+
+    #[test]
+    fn reads_the_section() {
+        let config: GateConfig = toml::from_str(
+            r#"
+            listen = "127.0.0.1:18010"
+            credentials = { ca = "ca.pem", cert = "c.pem", key = "c.key" }
+            collectors = { a = "https://127.0.0.1:18002", b = "https://127.0.0.1:18530" }
+            siblings = []
+            peers = [ { site = "b", id = "host-b", url = "https://127.0.0.1:18532" } ]
+            timing = "metro"
+            [[ticket]]
+            id = "prescriptions"
+            loss = "stop"
+            script = ["/bin/true"]
+            step_timeout = "3s"
+            "#,
+        )
+        .unwrap();
+        assert_eq!(config.timing.resolve(), GateTiming::METRO);
+        assert!(config.faults().is_empty());
+    }
+}

@@ -1,0 +1,103 @@
+//! The MQTT session: birth and last will, in-flight window, watermark.
+
+use std::path::PathBuf;
+
+use serde::Deserialize;
+
+use crate::span::Span;
+
+/// `[mqtt]`: the home broker and how to talk to it.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MqttConfig {
+    /// `host:port` of the home broker.
+    pub broker: String,
+    #[serde(default)]
+    pub username: Option<String>,
+    /// File that holds the password; never the password itself.
+    #[serde(default)]
+    pub password_file: Option<PathBuf>,
+    #[serde(default)]
+    pub tls: Option<MqttTls>,
+    /// The broker publishes the will after one and a half of these without a packet.
+    #[serde(default = "default_keep_alive")]
+    pub keep_alive: Span,
+    /// Most payloads handed to the client that the broker has not acknowledged.
+    #[serde(default = "default_in_flight")]
+    pub in_flight: u16,
+    /// A state is written at least this often.
+    #[serde(default = "default_state_interval")]
+    pub state_interval: Span,
+    /// A payload that the home collector has not committed after this long is sent again.
+    #[serde(default = "default_resend_after")]
+    pub resend_after: Span,
+    /// Most backlog payloads per second, so that a long outage does not flood the link.
+    #[serde(default = "default_backlog_per_s")]
+    pub backlog_per_s: u32,
+    /// Verbs of `cmd` that this agent obeys: `rebirth`, `poll-now`, `reload`, `log-level`. All others are denied.
+    #[serde(default)]
+    pub allow: Vec<AllowedVerb>,
+}
+
+/// Certificates of the MQTT session.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MqttTls {
+    pub ca: PathBuf,
+    pub cert: PathBuf,
+    pub key: PathBuf,
+}
+
+/// A verb of `cmd` that a configuration can allow.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum AllowedVerb {
+    Rebirth,
+    PollNow,
+    Reload,
+    LogLevel,
+}
+
+const fn default_keep_alive() -> Span {
+    Span::from_millis(5_000)
+}
+const fn default_in_flight() -> u16 {
+    128
+}
+const fn default_state_interval() -> Span {
+    Span::from_millis(10_000)
+}
+const fn default_resend_after() -> Span {
+    Span::from_millis(10_000)
+}
+const fn default_backlog_per_s() -> u32 {
+    500
+}
+
+impl MqttConfig {
+    /// Says what cannot work, as (key, reason).
+    #[must_use]
+    pub fn faults(&self) -> Vec<(&'static str, String)> {
+        let mut faults = Vec::new();
+        let port = self.broker.rsplit_once(':').and_then(|(host, port)| (!host.is_empty()).then_some(port));
+        if port.and_then(|port| port.parse::<u16>().ok()).is_none_or(|port| port == 0) {
+            faults.push(("broker", format!("`{}` is not host:port", self.broker)));
+        }
+        if !(1_000..=600_000).contains(&self.keep_alive.as_millis()) {
+            faults.push(("keep_alive", "must be between 1s and 10m".to_owned()));
+        }
+        if !(1..=1_024).contains(&self.in_flight) {
+            faults.push(("in_flight", "must be between 1 and 1024".to_owned()));
+        }
+        if self.backlog_per_s == 0 {
+            faults.push(("backlog_per_s", "must be at least 1".to_owned()));
+        }
+        if !(1_000..=3_600_000).contains(&self.state_interval.as_millis()) {
+            faults.push(("state_interval", "must be between 1s and 1h".to_owned()));
+        }
+        if !(1_000..=3_600_000).contains(&self.resend_after.as_millis()) {
+            faults.push(("resend_after", "must be between 1s and 1h".to_owned()));
+        }
+        faults
+    }
+}
