@@ -1,0 +1,4 @@
+//! The serve process: takes readings in, judges them, shows what is known.
+
+pub mod feed;
+pub mod view;

@@ -1,0 +1,534 @@
+//! What the console and the API show: one immutable picture of everything this site knows, and how fresh each part is.
+//!
+//! Knows: last values with quality and age, freshness of every source, the last agreed state and its age.
+//! Refuses to know: how it is rendered, and anything private to a connection. A [`View`] is never changed after it was
+//! published; parts that did not change are shared with the view before it.
+//!
+//! Invariants: a point whose source is away, or that is older than 2.5 times its interval, is never shown as good;
+//! agreed state is marked with its age, and with [`Agreement::Local`] once decide is away or has no quorum.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use bcp_core::alarms::Priority;
+use bcp_core::ledger::LedgerEntry;
+use bcp_core::replica::Replica;
+use bcp_core::status::ServiceStatus;
+use bcp_core::time::{Mono, Wall};
+use bcp_wire::control::Phase;
+use bcp_wire::{AgentState, DeviceMeta, Epoch, Id, PointName, Quality, Site, Value};
+use serde::Serialize;
+use tokio::sync::watch;
+
+use super::feed::Feed;
+
+/// Newest ledger entries a view carries; older ones come from the store by page.
+pub const LEDGER_TAIL: usize = 200;
+/// Gaps shown per device; older ones stay in the store.
+pub const MAX_GAPS_SHOWN: usize = 16;
+/// A reading older than this many tenths of its interval is stale.
+pub const STALE_TENTHS: u64 = 25;
+/// Interval assumed for a point whose device never described it.
+pub const DEFAULT_INTERVAL_MS: u64 = 10_000;
+/// Agreed state older than this is shown as local, not agreed.
+pub const DECIDE_STALE_MS: u64 = 3_000;
+
+/// Everything, at one moment.
+#[derive(Debug, Clone, Serialize)]
+pub struct View {
+    /// The site this collector stands at.
+    pub site: Site,
+    /// Own wall clock when this was built; a label.
+    pub as_of: Wall,
+    /// Own monotonic clock when this was built. Ages are counted from it.
+    pub mono: Mono,
+    /// Grows by one per published view of this process.
+    pub revision: u64,
+    pub agreement: Agreement,
+    pub decide: DecideView,
+    /// The last agreed state; kept, with its age, while decide is away. `None` before the first contact.
+    pub replica: Option<Arc<Replica>>,
+    pub brokers: BTreeMap<Site, BrokerView>,
+    pub agents: Arc<Vec<Arc<AgentView>>>,
+    pub devices: Arc<BTreeMap<Id, Arc<DeviceView>>>,
+    /// Not returned to normal first, then by priority, then newest first.
+    pub alarms: Arc<Vec<AlarmView>>,
+    pub tickets: Arc<Vec<TicketView>>,
+    pub services: Arc<Vec<ServiceView>>,
+    /// Newest last, at most [`LEDGER_TAIL`].
+    pub ledger: Arc<Vec<LedgerEntry>>,
+    pub ingest: IngestView,
+}
+
+/// Whether alarms, tickets and services below are what the three collectors agreed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Agreement {
+    Agreed,
+    /// "Local, not agreed": no quorum, or decide does not answer.
+    Local,
+}
+
+/// State of the decision process of this site, as serve sees it.
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+pub struct DecideView {
+    /// Time since decide last answered, milliseconds. `None`: never.
+    pub age_ms: Option<u64>,
+    pub leader: Option<Site>,
+    pub term: u64,
+    pub index: u64,
+    pub quorum: bool,
+    /// Time since decide last heard each member, milliseconds; `None`: not within this run.
+    pub members: BTreeMap<Site, Option<u64>>,
+    /// Why it does not answer, where it does not.
+    pub trouble: Option<String>,
+}
+
+/// Link to one broker.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct BrokerView {
+    pub site: Site,
+    pub link: LinkState,
+    /// Time since the last packet, milliseconds. `None`: none in this run.
+    pub age_ms: Option<u64>,
+    pub trouble: Option<String>,
+    pub reconnects: u64,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LinkState {
+    Connecting,
+    Up,
+    Away,
+}
+
+/// One agent.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct AgentView {
+    pub site: Site,
+    pub agent: Id,
+    pub source: SourceState,
+    /// Its retained state; `None` where only its data was seen.
+    pub state: Option<AgentState>,
+    /// Own monotonic time at which anything of it arrived.
+    pub received: Mono,
+    pub devices: usize,
+    /// Committed through this sequence number of the present incarnation.
+    pub through: u64,
+    /// Payloads known to be missing below it.
+    pub missing: u64,
+}
+
+/// Whether what an agent publishes can be taken as present.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SourceState {
+    Fresh,
+    /// The link to its broker is down: everything it measures is unknown.
+    BrokerAway,
+    /// The broker says the agent's session broke.
+    AgentLost,
+    /// It stopped on purpose.
+    AgentOffline,
+    /// Connected, as far as the broker says, but nothing arrives.
+    AgentSilent,
+}
+
+impl SourceState {
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            SourceState::Fresh => "fresh",
+            SourceState::BrokerAway => "broker_away",
+            SourceState::AgentLost => "agent_lost",
+            SourceState::AgentOffline => "agent_offline",
+            SourceState::AgentSilent => "agent_silent",
+        }
+    }
+}
+
+/// One device with its last values.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct DeviceView {
+    pub id: Id,
+    pub site: Site,
+    pub agent: Id,
+    pub source: SourceState,
+    /// `None` until its description arrives.
+    pub meta: Option<Arc<DeviceMeta>>,
+    /// Sorted by name.
+    pub points: Vec<PointState>,
+    pub gaps: Vec<GapView>,
+    /// Own monotonic time of the last live batch.
+    pub received: Option<Mono>,
+}
+
+/// What does not change from reading to reading.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct PointInfo {
+    pub name: PointName,
+    pub unit: String,
+    pub interval_ms: u64,
+    /// Register or OID.
+    pub source: Option<String>,
+}
+
+/// Last reading of one point. Ask [`DeviceView::point`] for what may be shown of it.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct PointState {
+    pub info: Arc<PointInfo>,
+    pub value: Option<Value>,
+    /// As the agent judged it.
+    pub quality: Quality,
+    /// Sample time by the agent's clock, milliseconds since 1970 UTC.
+    pub sampled: Wall,
+    /// Own monotonic time at which it was measured, as far as the arrival tells.
+    pub received: Mono,
+}
+
+/// A point as the API shows it.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct PointView {
+    pub device: Id,
+    pub point: PointName,
+    /// The last value, also where it is stale: `quality` says whether it holds now.
+    pub value: Option<Value>,
+    pub unit: String,
+    pub quality: QualityWord,
+    /// Why it is not good: `timeout` ... of the agent, or `old`, `broker_away`, `agent_lost`, `agent_offline`, `agent_silent`.
+    pub reason: Option<&'static str>,
+    /// Sample time, RFC 3339 UTC.
+    pub time: String,
+    /// Since it was measured, by this collector's own clock, milliseconds.
+    pub age_ms: u64,
+    /// Register or OID it was read from.
+    pub source: Option<String>,
+    pub interval_ms: u64,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum QualityWord {
+    Good,
+    Stale,
+    Bad,
+}
+
+/// Payloads of a device or agent that are known to be lost.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct GapView {
+    pub agent: Id,
+    pub incarnation: u64,
+    pub from: u64,
+    pub through: u64,
+    pub samples: Option<u64>,
+    pub reason: String,
+    pub recorded: Wall,
+}
+
+/// One alarm, agreed or local.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct AlarmView {
+    /// `rule/asset`.
+    pub id: String,
+    pub rule: String,
+    pub asset: String,
+    pub site: Option<Site>,
+    pub priority: Priority,
+    /// ISA-18.2 state as a word: `unacknowledged`, `acknowledged`, `returned_unacknowledged`, `shelved` ...
+    pub state: String,
+    /// True, false, or unknown (`null`).
+    pub active: Option<bool>,
+    /// False where suppressed by a cause or shelved.
+    pub annunciated: bool,
+    /// The alarm that explains this one.
+    pub cause: Option<String>,
+    pub title: BTreeMap<String, String>,
+    pub runbook: Option<String>,
+    pub explain: String,
+    /// When it was raised, by the wall clock of the log.
+    pub since: Option<Wall>,
+    /// Who acknowledged, shelved or took it.
+    pub by: Option<String>,
+    pub agreed: bool,
+}
+
+/// One ticket. `detail` is the agreed state as the log has it.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct TicketView {
+    pub id: Id,
+    pub service: Id,
+    pub holder: Option<Site>,
+    pub epoch: Epoch,
+    pub revision: u64,
+    pub phase: Phase,
+    pub can_failover_now: CanFailover,
+    pub agreed: bool,
+    pub detail: serde_json::Value,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct CanFailover {
+    pub ok: bool,
+    /// Why not; or, where ok, to where.
+    pub reasons: Vec<String>,
+}
+
+/// One service.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct ServiceView {
+    pub id: Id,
+    pub title: BTreeMap<String, String>,
+    pub status: ServiceStatus,
+    pub by_site: BTreeMap<Site, ServiceStatus>,
+    /// Why, in a sentence.
+    pub explain: String,
+    pub ticket: Option<Id>,
+    pub agreed: bool,
+    /// What this site's own checks say, whatever was agreed.
+    pub local: ServiceStatus,
+}
+
+/// What ingest did since this process started.
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+pub struct IngestView {
+    pub payloads: u64,
+    pub samples: u64,
+    pub duplicates: u64,
+    /// Payloads that were not the contract's, by reason.
+    pub invalid: BTreeMap<String, u64>,
+    pub last_offender: Option<Offender>,
+    /// Payloads received and not yet committed.
+    pub uncommitted: usize,
+    /// Time of the last commit, milliseconds.
+    pub commit_ms: u64,
+    /// Series in the store.
+    pub series: u64,
+    /// What keeps the store from committing, if anything.
+    pub store_trouble: Option<String>,
+}
+
+/// The last payload that was refused.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Offender {
+    pub topic: String,
+    pub reason: String,
+    /// First bytes, printable characters only.
+    pub head: String,
+    pub size: usize,
+    pub at: Wall,
+}
+
+impl View {
+    /// Before anything is known.
+    #[must_use]
+    pub fn empty(site: Site, as_of: Wall) -> View {
+        View {
+            site,
+            as_of,
+            mono: Mono(0),
+            revision: 0,
+            agreement: Agreement::Local,
+            decide: DecideView::default(),
+            replica: None,
+            brokers: BTreeMap::new(),
+            agents: Arc::default(),
+            devices: Arc::default(),
+            alarms: Arc::default(),
+            tickets: Arc::default(),
+            services: Arc::default(),
+            ledger: Arc::default(),
+            ingest: IngestView::default(),
+        }
+    }
+
+    /// Every point of every device, judged at this view's time.
+    pub fn points(&self) -> impl Iterator<Item = PointView> + '_ {
+        self.devices.values().flat_map(|device| device.judged_points(self.mono))
+    }
+}
+
+impl PointState {
+    /// Time since it was measured, milliseconds.
+    #[must_use]
+    pub const fn age_ms(&self, now: Mono) -> u64 {
+        now.since(self.received)
+    }
+
+    /// True once older than 2.5 times its interval.
+    #[must_use]
+    pub fn is_old(&self, now: Mono) -> bool {
+        self.age_ms(now) * 10 > self.info.interval_ms.saturating_mul(STALE_TENTHS)
+    }
+
+    /// What may be said of it now, and why if it is not good. The source's state outweighs everything.
+    #[must_use]
+    pub fn judge(&self, now: Mono, source: SourceState) -> (QualityWord, Option<&'static str>) {
+        match (source, self.quality) {
+            (SourceState::Fresh, Quality::Bad(reason)) if !self.is_old(now) => {
+                (QualityWord::Bad, Some(reason.as_str()))
+            }
+            (SourceState::Fresh, Quality::Good) if !self.is_old(now) => (QualityWord::Good, None),
+            (SourceState::Fresh, _) => (QualityWord::Stale, Some("old")),
+            (away, _) => (QualityWord::Stale, Some(away.as_str())),
+        }
+    }
+
+    /// The value, only where it may be taken as true now.
+    #[must_use]
+    pub fn good_value(&self, now: Mono, source: SourceState) -> Option<&Value> {
+        match self.judge(now, source) {
+            (QualityWord::Good, _) => self.value.as_ref(),
+            _ => None,
+        }
+    }
+}
+
+impl DeviceView {
+    /// The device's kind; `unknown` until its description arrives.
+    #[must_use]
+    pub fn kind(&self) -> &str {
+        self.meta.as_ref().map_or("unknown", |meta| &meta.kind)
+    }
+
+    #[must_use]
+    pub fn point(&self, name: &str) -> Option<&PointState> {
+        let at = self.points.binary_search_by(|point| point.info.name.as_str().cmp(name)).ok()?;
+        self.points.get(at)
+    }
+
+    /// All points as shown, judged at `now`.
+    pub fn judged_points(&self, now: Mono) -> impl Iterator<Item = PointView> + '_ {
+        self.points.iter().map(move |point| self.judged(point, now))
+    }
+
+    /// One point as shown.
+    #[must_use]
+    pub fn judged(&self, point: &PointState, now: Mono) -> PointView {
+        let (quality, reason) = point.judge(now, self.source);
+        PointView {
+            device: self.id.clone(),
+            point: point.info.name.clone(),
+            value: point.value.clone(),
+            unit: point.info.unit.clone(),
+            quality,
+            reason,
+            time: rfc3339(point.sampled),
+            age_ms: point.age_ms(now),
+            source: point.info.source.clone(),
+            interval_ms: point.info.interval_ms,
+        }
+    }
+}
+
+/// `2026-11-21T22:03:18.123Z`; the number itself where it is outside the calendar.
+#[must_use]
+pub fn rfc3339(wall: Wall) -> String {
+    let format =
+        time::macros::format_description!("[year]-[month]-[day]T[hour]:[minute]:[second].[subsecond digits:3]Z");
+    time::OffsetDateTime::from_unix_timestamp_nanos(i128::from(wall.0) * 1_000_000)
+        .ok()
+        .and_then(|at| at.format(format).ok())
+        .unwrap_or_else(|| wall.0.to_string())
+}
+
+/// The newest view, and the stream of what changed. Cheap to clone; every reader holds one.
+#[derive(Debug, Clone)]
+pub struct SharedView {
+    latest: watch::Receiver<Arc<View>>,
+    feed: Arc<Feed>,
+}
+
+/// The one writer's end of a [`SharedView`].
+#[derive(Debug)]
+pub struct ViewWriter {
+    latest: watch::Sender<Arc<View>>,
+    feed: Arc<Feed>,
+}
+
+/// A writer and the handle its readers clone.
+#[must_use]
+pub fn shared(first: View) -> (ViewWriter, SharedView) {
+    // Ids go on from the wall clock: a reader of an earlier process is told to load anew instead of missing events.
+    let feed = Arc::new(Feed::starting_at(u64::try_from(first.as_of.0).unwrap_or(1)));
+    let (sender, receiver) = watch::channel(Arc::new(first));
+    (ViewWriter { latest: sender, feed: Arc::clone(&feed) }, SharedView { latest: receiver, feed })
+}
+
+impl ViewWriter {
+    /// Makes `view` the present one.
+    pub fn publish(&self, view: View) {
+        self.latest.send_replace(Arc::new(view));
+    }
+
+    #[must_use]
+    pub fn feed(&self) -> &Feed {
+        &self.feed
+    }
+
+    #[must_use]
+    pub fn latest(&self) -> Arc<View> {
+        Arc::clone(&self.latest.borrow())
+    }
+}
+
+impl SharedView {
+    /// The newest view.
+    #[must_use]
+    pub fn get(&self) -> Arc<View> {
+        Arc::clone(&self.latest.borrow())
+    }
+
+    /// The stream of changes.
+    #[must_use]
+    pub fn feed(&self) -> Arc<Feed> {
+        Arc::clone(&self.feed)
+    }
+
+    /// Waits for the next view. Cancel-safe.
+    ///
+    /// # Errors
+    /// The writer is gone: the process is ending.
+    pub async fn changed(&mut self) -> Result<Arc<View>, watch::error::RecvError> {
+        self.latest.changed().await?;
+        Ok(Arc::clone(&self.latest.borrow_and_update()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn point(quality: Quality) -> PointState {
+        PointState {
+            info: Arc::new(PointInfo {
+                name: "supply.air.temperature".parse().unwrap(),
+                unit: "Cel".into(),
+                interval_ms: 1_000,
+                source: None,
+            }),
+            value: Some(Value::Num(21.5)),
+            quality,
+            sampled: Wall(1_790_000_000_123),
+            received: Mono(10_000),
+        }
+    }
+
+    #[test]
+    fn a_point_is_good_only_while_fresh_and_its_source_is_there() {
+        let good = point(Quality::Good);
+        assert_eq!(good.judge(Mono(12_500), SourceState::Fresh), (QualityWord::Good, None));
+        assert_eq!(good.judge(Mono(12_501), SourceState::Fresh), (QualityWord::Stale, Some("old")));
+        assert_eq!(good.judge(Mono(10_000), SourceState::BrokerAway), (QualityWord::Stale, Some("broker_away")));
+        assert_eq!(good.good_value(Mono(10_000), SourceState::AgentLost), None);
+        let bad = point(Quality::Bad(bcp_wire::BadReason::Timeout));
+        assert_eq!(bad.judge(Mono(10_000), SourceState::Fresh), (QualityWord::Bad, Some("timeout")));
+        assert_eq!(bad.judge(Mono(20_000), SourceState::Fresh), (QualityWord::Stale, Some("old")));
+    }
+
+    #[test]
+    fn times_are_rfc_3339() {
+        assert_eq!(rfc3339(Wall(1_790_000_000_123)), "2026-09-21T14:13:20.123Z");
+    }
+}
