@@ -1,0 +1,1 @@
+//! MQTT in: removes duplicates, stores, and hands events to the judging core.

@@ -1,0 +1,1 @@
+//! The store of the serve process: ledger copy, history chunks, outbox.

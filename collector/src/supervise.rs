@@ -1,0 +1,1 @@
+//! `run`: starts the processes of a site and restarts what dies.

@@ -1,0 +1,1 @@
+//! What people look at: public page, console and its API.
