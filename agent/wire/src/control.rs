@@ -25,7 +25,15 @@ pub struct GateSync {
     pub gate: Id,
     /// Random per request. A confirmed answer to this nonce extends the lease counted from this request's SEND time.
     pub nonce: u64,
+    /// Order of this gate's requests; grows with every request and across restarts (as incarnation << 32 | count). A
+    /// request that was overtaken by a later one may not say "in sync" any more. 0: unknown, latches nothing as in sync.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub seq: u64,
     pub tickets: Vec<TicketSync>,
+}
+
+fn is_zero(number: &u64) -> bool {
+    *number == 0
 }
 
 /// What a gate says about one ticket.

@@ -11,7 +11,9 @@ use bcp_wire::{Id, Site};
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Policy {
     pub timing: Timing,
+    #[serde(default)]
     pub tickets: BTreeMap<Id, TicketPolicy>,
+    #[serde(default)]
     pub services: BTreeMap<Id, ServicePolicy>,
 }
 
@@ -129,6 +131,8 @@ pub struct TicketPolicy {
     pub cooldown_ms: u64,
     /// Automatic moves within 24 h of log time before the ticket freezes.
     pub move_budget: u32,
+    /// A target steady for this long may take over a lost site even while the ticket cools down.
+    pub stable_for_ms: u64,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

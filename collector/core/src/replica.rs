@@ -77,6 +77,11 @@ pub struct CommandResult {
 pub struct Replica {
     /// Index of the last tick applied.
     pub index: u64,
+    /// Index of the last tick that changed something but renewals and repeated observations: what a long poll waits for.
+    pub changed_at: u64,
+    /// Term and proposer of the last tick.
+    pub term: u64,
+    pub leader: Option<Site>,
     pub log_time: LogTime,
     pub wall: Wall,
     pub policy: Option<Policy>,
@@ -104,6 +109,23 @@ pub const PUBLISH_EVERY_MS: u64 = 20_000;
 pub const PUBLICATION_VALID_MS: i64 = 60_000;
 
 impl Replica {
+    /// Tickets as the API shows them.
+    #[must_use]
+    pub fn ticket_views(&self) -> Vec<crate::failover::TicketView> {
+        self.policy.as_ref().map(|policy| self.failover.views(policy)).unwrap_or_default()
+    }
+
+    #[must_use]
+    pub fn explain(&self, ticket: &Id) -> Option<crate::failover::Explanation> {
+        self.failover.explain(self.policy.as_ref()?, ticket)
+    }
+
+    /// What became of a command, by its key.
+    #[must_use]
+    pub fn result_of(&self, key: &str) -> Option<&CommandResult> {
+        self.results.iter().rev().find(|result| result.key == key)
+    }
+
     /// Applies one tick. Pure, total: no input makes it panic or stop.
     pub fn apply(&mut self, index: u64, tick: &Tick) -> Vec<LedgerEntry> {
         let _ = (index, tick);

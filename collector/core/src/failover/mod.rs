@@ -1,10 +1,35 @@
 //! Tickets: who may run a service, under which epoch, and why.
+//!
+//! Knows: leases, observations, freshness and moves, all in log time. Refuses to know: clocks, sockets, and whether a gate
+//! obeys (a gate that does not is bounded by its lease and by the epoch its actuator checks).
+//!
+//! Invariants: nothing expires unless log time passed; a grant to another site takes effect only after a clean release or
+//! the full wait; `w` never holds; frozen, off and observe change nothing by themselves; every state has an exit.
+
+pub mod decide;
+pub mod event;
+pub mod explain;
+pub mod freshness;
+pub mod lease;
+pub mod observe;
+pub mod saga;
+pub mod ticket;
+pub mod view;
 
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use bcp_wire::control::{GateSync, TicketAnswer};
 use bcp_wire::{Epoch, Id, Site};
+
+pub use event::TicketEvent;
+pub use ticket::Ticket;
+pub use view::{CanFailover, Explanation, TicketView};
+
+use crate::alarms::Priority;
+use crate::policy::{Policy, Timing};
+use crate::time::LogTime;
 
 /// What one decide process sees of a site.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -40,12 +65,52 @@ pub enum TicketCommand {
     Confirm { epoch: Epoch },
 }
 
-#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
-pub struct State {}
-
-/// Ledger events of tickets; extended by the ticket machine.
+/// A state of tickets that an operator must see as an alarm, agreed by construction.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(tag = "event", rename_all = "snake_case")]
-pub enum TicketEvent {
-    Granted { ticket: Id, holder: Site, epoch: Epoch },
+pub struct Condition {
+    /// Alarm key, as `ticket-frozen/prescriptions`.
+    pub key: String,
+    pub priority: Priority,
+    pub site: Option<Site>,
+    pub ticket: Option<Id>,
+    /// By language: nl, fr, de, en.
+    pub title: BTreeMap<String, String>,
+    /// English, one sentence.
+    pub explain: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+pub struct State {
+    /// Log time of the last tick.
+    pub now: LogTime,
+    pub timing: Option<Timing>,
+    pub tickets: BTreeMap<Id, Ticket>,
+}
+
+impl State {
+    /// What a gate is told once its request is applied. `renewed` only if that very nonce's renewal was.
+    #[must_use]
+    pub fn answer(&self, site: Site, gate: &Id, sync: &GateSync) -> Vec<TicketAnswer> {
+        let _ = (site, gate, sync);
+        Vec::new()
+    }
+
+    #[must_use]
+    pub fn views(&self, policy: &Policy) -> Vec<TicketView> {
+        let _ = policy;
+        Vec::new()
+    }
+
+    #[must_use]
+    pub fn explain(&self, policy: &Policy, ticket: &Id) -> Option<Explanation> {
+        let _ = (policy, ticket);
+        None
+    }
+
+    /// Everything about tickets that an operator must see; fed to the alarms as agreed conditions.
+    #[must_use]
+    pub fn alarm_conditions(&self, policy: &Policy) -> Vec<Condition> {
+        let _ = policy;
+        Vec::new()
+    }
 }

@@ -1,0 +1,183 @@
+//! Ledger events of tickets, and the sentence an operator reads for each.
+
+use serde::{Deserialize, Serialize};
+
+use bcp_wire::control::{StepKind, StepOutcome};
+use bcp_wire::{Epoch, Id, Site};
+
+use super::decide::Cause;
+use crate::time::LogTime;
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "event", rename_all = "snake_case")]
+pub enum TicketEvent {
+    /// The lease ran out: no gate of the holder renewed for a whole ttl.
+    Expired { ticket: Id, holder: Site, epoch: Epoch },
+    /// Every gate of the holder closed the epoch by itself: nothing runs under it any more.
+    Closed { ticket: Id, holder: Site, epoch: Epoch },
+    /// A planned move began: the holder is asked to stop.
+    DrainStarted { ticket: Id, from: Site, to: Site, epoch: Epoch, cause: Cause },
+    /// Every gate of the holder reported that it stopped: no waiting is needed.
+    Released { ticket: Id, holder: Site, epoch: Epoch },
+    /// A stop report is missing: renewals are refused from now on, and the full time is waited out.
+    Lapsing { ticket: Id, holder: Site, epoch: Epoch, missing: Vec<Id> },
+    Granted { ticket: Id, holder: Site, epoch: Epoch, cause: Cause, effective_at: LogTime },
+    /// The grant took effect: gates of the holder may renew and promote.
+    Effective { ticket: Id, holder: Site, epoch: Epoch },
+    StepDone { ticket: Id, epoch: Epoch, step: StepKind, site: Site, gate: Id, outcome: StepOutcome, took_ms: u64 },
+    StepFailed { ticket: Id, epoch: Epoch, step: StepKind, site: Site, gate: Id, outcome: StepOutcome, detail: String, attempt: u32 },
+    /// The gate could not be reached; the time waited out covers it.
+    CoveredByTime { ticket: Id, epoch: Epoch, site: Site, gate: Id },
+    /// A move is undone: the ticket goes back to where it came from.
+    Compensating { ticket: Id, back_to: Site, epoch: Epoch, reason: String },
+    MoveFinished { ticket: Id, from: Option<Site>, to: Site, epoch: Epoch, took_ms: u64 },
+    MoveStuck { ticket: Id, to: Site, epoch: Epoch, reason: String },
+    Latched { ticket: Id, active: Site, epoch: Epoch, in_sync: bool },
+    Frozen { ticket: Id, owner: String, reason: String, until: LogTime },
+    Unfrozen { ticket: Id, reason: String },
+    /// `mode = "confirm"`: a human has to say yes before the time is up.
+    ConfirmationAsked { ticket: Id, to: Site, epoch: Epoch, cause: Cause, until: LogTime },
+    ConfirmationLapsed { ticket: Id, to: Site, epoch: Epoch },
+    /// `mode = "observe"`: what would have been done.
+    WouldMove { ticket: Id, to: Site, epoch: Epoch, cause: Cause },
+    /// A move was due and was not made.
+    Withheld { ticket: Id, epoch: Epoch, cause: Cause, reasons: Vec<String> },
+    Weighed { ticket: Id, epoch: Epoch, weights: std::collections::BTreeMap<Site, u32>, reason: String },
+    RulesChanged { ticket: Id, rule_hash: String },
+    Retired { ticket: Id, epoch: Epoch },
+}
+
+/// An event, and who caused it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Happened {
+    pub author: String,
+    pub event: TicketEvent,
+}
+
+/// Author of what follows from the rules alone.
+pub const SYSTEM: &str = "system";
+
+impl TicketEvent {
+    #[must_use]
+    pub fn ticket(&self) -> &Id {
+        use TicketEvent as E;
+        match self {
+            E::Expired { ticket, .. }
+            | E::Closed { ticket, .. }
+            | E::DrainStarted { ticket, .. }
+            | E::Released { ticket, .. }
+            | E::Lapsing { ticket, .. }
+            | E::Granted { ticket, .. }
+            | E::Effective { ticket, .. }
+            | E::StepDone { ticket, .. }
+            | E::StepFailed { ticket, .. }
+            | E::CoveredByTime { ticket, .. }
+            | E::Compensating { ticket, .. }
+            | E::MoveFinished { ticket, .. }
+            | E::MoveStuck { ticket, .. }
+            | E::Latched { ticket, .. }
+            | E::Frozen { ticket, .. }
+            | E::Unfrozen { ticket, .. }
+            | E::ConfirmationAsked { ticket, .. }
+            | E::ConfirmationLapsed { ticket, .. }
+            | E::WouldMove { ticket, .. }
+            | E::Withheld { ticket, .. }
+            | E::Weighed { ticket, .. }
+            | E::RulesChanged { ticket, .. }
+            | E::Retired { ticket, .. } => ticket,
+        }
+    }
+
+    /// One English sentence, complete without context.
+    #[must_use]
+    pub fn sentence(&self) -> String {
+        use TicketEvent as E;
+        match self {
+            E::Expired { ticket, holder, epoch } => {
+                format!("The lease of {ticket} at site {holder} (epoch {epoch}) ran out: no gate renewed it in time.")
+            }
+            E::Closed { ticket, holder, epoch } => {
+                format!("Every gate of site {holder} closed epoch {epoch} of {ticket}: nothing runs under it any more.")
+            }
+            E::DrainStarted { ticket, from, to, epoch, cause } => {
+                format!("{ticket} is to move from site {from} to site {to} ({cause}); site {from} was asked to stop epoch {epoch}.")
+            }
+            E::Released { ticket, holder, epoch } => {
+                format!("Site {holder} released {ticket}: every gate reported that epoch {epoch} is stopped.")
+            }
+            E::Lapsing { ticket, holder, epoch, missing } => format!(
+                "{ticket}: no stop report of epoch {epoch} from {} at site {holder}; its lease is renewed no more and the full time is waited out.",
+                names(missing)
+            ),
+            E::Granted { ticket, holder, epoch, cause, effective_at } => {
+                format!("{ticket} was granted to site {holder} as epoch {epoch} ({cause}); in effect from log time {effective_at}.")
+            }
+            E::Effective { ticket, holder, epoch } => {
+                format!("The grant of {ticket} to site {holder} as epoch {epoch} is in effect.")
+            }
+            E::StepDone { ticket, epoch, step, site, gate, outcome, took_ms } => format!(
+                "{ticket}: step {} of epoch {epoch} at gate {gate} of site {site} is {} after {took_ms} ms.",
+                step.as_str(),
+                if *outcome == StepOutcome::Already { "already done" } else { "done" }
+            ),
+            E::StepFailed { ticket, epoch, step, site, gate, outcome, detail, attempt } => format!(
+                "{ticket}: step {} of epoch {epoch} at gate {gate} of site {site} {} (attempt {attempt}): {detail}.",
+                step.as_str(),
+                match outcome {
+                    StepOutcome::Vetoed => "was vetoed",
+                    StepOutcome::Rejected => "was rejected by the gate",
+                    StepOutcome::Done | StepOutcome::Already | StepOutcome::Failed => "failed",
+                }
+            ),
+            E::CoveredByTime { ticket, epoch, site, gate } => format!(
+                "{ticket}: gate {gate} of site {site} could not be sealed for epoch {epoch}; the time waited out covers it."
+            ),
+            E::Compensating { ticket, back_to, epoch, reason } => {
+                format!("{ticket}: the move under epoch {epoch} is undone, back to site {back_to}: {reason}.")
+            }
+            E::MoveFinished { ticket, from: Some(from), to, epoch, took_ms } if from != to => {
+                format!("{ticket} moved from site {from} to site {to} as epoch {epoch} in {took_ms} ms of log time.")
+            }
+            E::MoveFinished { ticket, to, epoch, took_ms, .. } => {
+                format!("{ticket} is active at site {to} as epoch {epoch} after {took_ms} ms of log time.")
+            }
+            E::MoveStuck { ticket, to, epoch, reason } => {
+                format!("The move of {ticket} to site {to} as epoch {epoch} is stuck: {reason}.")
+            }
+            E::Latched { ticket, active, epoch, in_sync: true } => {
+                format!("{ticket}: the standby of site {active} is in sync under epoch {epoch}.")
+            }
+            E::Latched { ticket, active, epoch, in_sync: false } => {
+                format!("{ticket}: the standby of site {active} is not in sync under epoch {epoch}.")
+            }
+            E::Frozen { ticket, owner, reason, until } => {
+                format!("{ticket} was frozen by {owner} until log time {until}: {reason}.")
+            }
+            E::Unfrozen { ticket, reason } => format!("{ticket} is no longer frozen: {reason}."),
+            E::ConfirmationAsked { ticket, to, epoch, cause, .. } => {
+                format!("{ticket} (epoch {epoch}) should move to site {to} ({cause}); a human has to confirm.")
+            }
+            E::ConfirmationLapsed { ticket, to, .. } => {
+                format!("Nobody confirmed in time that {ticket} moves to site {to}: nothing was moved.")
+            }
+            E::WouldMove { ticket, to, cause, .. } => {
+                format!("{ticket} would have moved to site {to} ({cause}); its mode is observe, so nothing was done.")
+            }
+            E::Withheld { ticket, cause, reasons, .. } => {
+                format!("{ticket} was not moved although {cause}: {}.", reasons.join("; "))
+            }
+            E::Weighed { ticket, epoch, weights, reason } => {
+                let shares: Vec<String> = weights.iter().map(|(site, share)| format!("{site} {share} %")).collect();
+                format!("{ticket}: weights of epoch {epoch} are {} ({reason}).", shares.join(", "))
+            }
+            E::RulesChanged { ticket, rule_hash } => format!("{ticket} follows rules {rule_hash} from now on."),
+            E::Retired { ticket, epoch } => {
+                format!("{ticket} is no longer in the policy; its last epoch {epoch} is kept so that it is never used twice.")
+            }
+        }
+    }
+}
+
+fn names(ids: &[Id]) -> String {
+    ids.iter().map(Id::as_str).collect::<Vec<_>>().join(", ")
+}

@@ -1,0 +1,1 @@
+//! What the three collectors see, and when that is a vote.

@@ -1,0 +1,252 @@
+//! What is agreed about one ticket.
+//!
+//! Knows: holder, epoch, lease, latch, gates and the move in flight. Refuses to know: why a move is right (that is
+//! `decide`) and what a step does (that is the gate). Invariants: the epoch only grows; a removed ticket keeps its epoch
+//! for ever, so a name that is used again never repeats one.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use bcp_wire::control::{Phase, ServiceFacts};
+use bcp_wire::{Epoch, Id, Site};
+
+use super::decide::Cause;
+use super::lease::Lease;
+use super::saga::Move;
+use crate::time::LogTime;
+
+/// Renewals remembered per gate: as many requests as can be in flight at once; an older answer is worth nothing.
+pub const MAX_RENEWALS_KEPT: usize = 4;
+/// Finished moves kept per ticket for the console; the ledger has them all.
+pub const MAX_HISTORY: usize = 8;
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Ticket {
+    pub epoch: Epoch,
+    /// Grows with every change an operator could care about; commands compare and set on it.
+    pub revision: u64,
+    pub phase: Phase,
+    /// Who may be active under `epoch`. None while free, and always for active-active.
+    pub holder: Option<Site>,
+    /// The lease that may be running: of the holder, or of the one before it until it is cleared.
+    pub lease: Option<Lease>,
+    /// The copy that took the last writes, and what it said about its peer.
+    pub latch: Option<Latch>,
+    pub gates: BTreeMap<Site, BTreeMap<Id, GateRecord>>,
+    /// Last facts per site; shown with their age, never a vote of their own.
+    pub copies: BTreeMap<Site, CopyRecord>,
+    pub moving: Option<Move>,
+    pub frozen: Option<Freeze>,
+    /// A decision that waits for a human (`mode = "confirm"`).
+    pub pending: Option<Pending>,
+    pub cooldown_until: Option<LogTime>,
+    /// Automatic moves of the last 24 h of log time.
+    pub automatic_moves: Vec<LogTime>,
+    pub history: Vec<MoveRecord>,
+    /// Since when two of three say the service is down at a site.
+    pub down_since: BTreeMap<Site, LogTime>,
+    /// Since when two of three say it is up there (active-active: when a site may take load again).
+    pub up_since: BTreeMap<Site, LogTime>,
+    /// Active-active: share per site, percent. Empty before the first.
+    pub weights: BTreeMap<Site, u32>,
+    /// Highest epoch any gate has persisted; a restored log may be behind its gates.
+    pub floor: Epoch,
+    /// A new grant to the same site not before this: a copy that keeps closing is not restarted in a loop.
+    pub resume_after: LogTime,
+    pub resumes: u32,
+    /// What was last written into the ledger without any effect, so that it is written once.
+    pub noted: Option<String>,
+    pub rule_hash: String,
+    /// No longer in the policy: no renewal, no grant; only the epoch is kept.
+    pub retired: bool,
+    /// Ledger entry of the last event of this ticket.
+    pub last_entry: Option<u64>,
+}
+
+/// Freshness, latched before any fault: what the active copy last committed about its standby.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Latch {
+    pub active: Site,
+    pub epoch: Epoch,
+    /// None: nothing was said under this epoch. Counts as not in sync.
+    pub in_sync: Option<bool>,
+    pub lineage: Option<String>,
+    pub position: u64,
+    pub at: LogTime,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct GateRecord {
+    /// Highest epoch it has persisted.
+    pub seen: Epoch,
+    pub closed: bool,
+    /// Highest request number applied.
+    pub seq: u64,
+    pub heard: Option<LogTime>,
+    /// Heard without a gap since.
+    pub present_since: Option<LogTime>,
+    pub trouble: Option<String>,
+    pub renewals: Vec<Renewal>,
+    /// Steps outside a move: the losing side seals and follows when it comes back; weights are set.
+    pub sealed: Epoch,
+    pub followed: Epoch,
+    pub attempt: u32,
+    pub retry_at: LogTime,
+    pub last_failure: Option<String>,
+    /// In the policy now. A gate that left it still has to report for the epoch it took part in.
+    pub listed: bool,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Renewal {
+    pub nonce: u64,
+    pub epoch: Epoch,
+    /// The promise made with it: a later change of timing does not lengthen it.
+    pub ttl_holder_ms: u64,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct CopyRecord {
+    pub facts: ServiceFacts,
+    pub gate: Id,
+    pub at: LogTime,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Freeze {
+    /// `operator:<name>` or `system`.
+    pub owner: String,
+    pub reason: String,
+    pub since: LogTime,
+    pub until: LogTime,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Pending {
+    pub to: Site,
+    pub cause: Cause,
+    pub epoch: Epoch,
+    pub until: LogTime,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct MoveRecord {
+    pub from: Option<Site>,
+    pub to: Site,
+    pub epoch: Epoch,
+    pub cause: Cause,
+    pub started: LogTime,
+    pub ended: LogTime,
+    pub outcome: MoveOutcome,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum MoveOutcome {
+    /// Promoted and published at the target.
+    Done,
+    /// Went back to where it came from.
+    Compensated,
+    /// A step could not be finished; the ticket is frozen for a human.
+    Stuck,
+    /// The target was lost as well.
+    Lost,
+}
+
+impl Ticket {
+    #[must_use]
+    pub fn new() -> Self {
+        Ticket {
+            epoch: Epoch::NONE,
+            revision: 0,
+            phase: Phase::Free,
+            holder: None,
+            lease: None,
+            latch: None,
+            gates: BTreeMap::new(),
+            copies: BTreeMap::new(),
+            moving: None,
+            frozen: None,
+            pending: None,
+            cooldown_until: None,
+            automatic_moves: Vec::new(),
+            history: Vec::new(),
+            down_since: BTreeMap::new(),
+            up_since: BTreeMap::new(),
+            weights: BTreeMap::new(),
+            floor: Epoch::NONE,
+            resume_after: LogTime::default(),
+            resumes: 0,
+            noted: None,
+            rule_hash: String::new(),
+            retired: false,
+            last_entry: None,
+        }
+    }
+
+    /// The site that is active, or was last.
+    #[must_use]
+    pub fn holder_or_last(&self) -> Option<Site> {
+        self.holder.or(self.lease.as_ref().map(|lease| lease.site))
+    }
+
+    pub(super) fn changed(&mut self) {
+        self.revision = self.revision.saturating_add(1);
+    }
+
+    /// Gates of a site that count: those of the policy.
+    pub(super) fn listed_gates(&self, site: Site) -> impl Iterator<Item = (&Id, &GateRecord)> {
+        self.gates.get(&site).into_iter().flatten().filter(|(_, gate)| gate.listed)
+    }
+
+    #[must_use]
+    pub fn gate(&self, site: Site, gate: &Id) -> Option<&GateRecord> {
+        self.gates.get(&site).and_then(|gates| gates.get(gate))
+    }
+
+    /// Epoch of the next grant: above every one ever used, the gates' own included.
+    #[must_use]
+    pub fn next_epoch(&self) -> Epoch {
+        let above = self.epoch.max(self.floor);
+        Epoch { incarnation: above.incarnation, counter: above.counter.saturating_add(1) }
+    }
+}
+
+impl Default for Ticket {
+    fn default() -> Self {
+        Ticket::new()
+    }
+}
+
+impl GateRecord {
+    #[must_use]
+    pub fn new() -> Self {
+        GateRecord {
+            seen: Epoch::NONE,
+            closed: false,
+            seq: 0,
+            heard: None,
+            present_since: None,
+            trouble: None,
+            renewals: Vec::new(),
+            sealed: Epoch::NONE,
+            followed: Epoch::NONE,
+            attempt: 0,
+            retry_at: LogTime::default(),
+            last_failure: None,
+            listed: true,
+        }
+    }
+
+    #[must_use]
+    pub fn present(&self, now: LogTime, fresh_ms: u64) -> bool {
+        self.heard.is_some_and(|heard| now.since(heard) <= fresh_ms)
+    }
+}
+
+impl Default for GateRecord {
+    fn default() -> Self {
+        GateRecord::new()
+    }
+}
