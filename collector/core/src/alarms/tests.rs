@@ -1,0 +1,1 @@
+//! Transition table, votes, causes, chattering, flood.

@@ -1,0 +1,1 @@
+//! Agreement, incidents, procedures, days.
