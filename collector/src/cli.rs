@@ -1,10 +1,137 @@
-//! Command line.
+//! Command line of the collector.
 
 use std::ffi::OsString;
+use std::io::IsTerminal;
+use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Arc;
 
-/// Runs the command line and returns its exit code.
+use clap::{Args, CommandFactory, Parser, Subcommand};
+use tracing_subscriber::EnvFilter;
+
+use crate::config::ConfigError;
+use crate::{Config, Shutdown, broker, decide, mirror, serve, supervise};
+
+/// sysexits.h EX_USAGE: the configuration or the command line is at fault.
+pub const EXIT_CONFIG: u8 = 64;
+/// Two cores serve a site: a collector shares its machine.
+const WORKER_THREADS: usize = 2;
+/// SQLite and file work run beside the workers; more at once than this only queues on the disk.
+const BLOCKING_THREADS: usize = 16;
+
+/// Collector of one site: ingests, judges, takes part in the quorum, feeds console and status page.
+#[derive(Debug, Parser)]
+#[command(name = "bcp-collector", version, propagate_version = true)]
+struct Cli {
+    #[command(subcommand)]
+    process: Process,
+}
+
+#[derive(Debug, Subcommand)]
+enum Process {
+    /// Start all processes of this site and restart what dies
+    Run(ConfigFile),
+    /// Quorum, tickets and the control port
+    Decide(ConfigFile),
+    /// Ingest, history, rules, alarms, console and API
+    Serve(ConfigFile),
+    /// The public page, from exported files
+    Mirror(ConfigFile),
+    /// The embedded MQTT broker (loopback only)
+    Broker(ConfigFile),
+    /// Check the configuration and the policy, and say everything that is wrong
+    Check(ConfigFile),
+    /// Print completions for a shell
+    Completions { shell: clap_complete::Shell },
+}
+
+#[derive(Debug, Args)]
+struct ConfigFile {
+    /// Configuration file (TOML)
+    #[arg(long, value_name = "FILE")]
+    config: PathBuf,
+}
+
+/// Runs the command line (`args` starts with the program name) and returns the exit code: 0 after a clean stop, 1 if it
+/// could not start or go on, 64 for a fault in the configuration or the command line.
 pub fn main(args: impl Iterator<Item = OsString>) -> ExitCode {
-    let _ = args;
-    ExitCode::FAILURE
+    let cli = match Cli::try_parse_from(args) {
+        Ok(cli) => cli,
+        Err(error) => {
+            let _ = error.print();
+            return ExitCode::from(if error.use_stderr() { EXIT_CONFIG } else { 0 });
+        }
+    };
+    let file = match &cli.process {
+        Process::Completions { shell } => {
+            clap_complete::generate(*shell, &mut Cli::command(), "bcp-collector", &mut std::io::stdout());
+            return ExitCode::SUCCESS;
+        }
+        Process::Run(file)
+        | Process::Decide(file)
+        | Process::Serve(file)
+        | Process::Mirror(file)
+        | Process::Broker(file)
+        | Process::Check(file) => &file.config,
+    };
+    let config = match Config::load(file) {
+        Ok(config) => Arc::new(config),
+        Err(error @ ConfigError::Faults(_)) => {
+            eprintln!("{error}");
+            return ExitCode::from(EXIT_CONFIG);
+        }
+        Err(error) => {
+            eprintln!("{:#}", anyhow::Error::from(error));
+            return ExitCode::from(EXIT_CONFIG);
+        }
+    };
+    if let Process::Check(_) = cli.process {
+        println!("{}: no faults", file.display());
+        return ExitCode::SUCCESS;
+    }
+    start_log();
+    match run(&cli.process, config) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!("{error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(process: &Process, config: Arc<Config>) -> anyhow::Result<()> {
+    if std::env::var_os(supervise::DIE_WITH_PARENT).is_some() {
+        rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))?;
+    }
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(WORKER_THREADS)
+        .max_blocking_threads(BLOCKING_THREADS)
+        .enable_all()
+        .build()?;
+    let result = runtime.block_on(async {
+        let shutdown = Shutdown::on_signals()?;
+        match process {
+            Process::Run(_) => Ok(supervise::run(config, shutdown).await?),
+            Process::Decide(_) => Ok(decide::run(config, shutdown).await?),
+            Process::Serve(_) => serve::run(config, shutdown).await,
+            Process::Mirror(_) => mirror::run(config, shutdown).await,
+            Process::Broker(_) => Ok(broker::run(config, shutdown).await?),
+            Process::Check(_) | Process::Completions { .. } => Ok(()),
+        }
+    });
+    // Whatever still waits on a disk or a socket must not hold up the end of the process.
+    runtime.shutdown_background();
+    result
+}
+
+/// Logs go to standard error; `BCP_LOG` filters them as `info,openraft=warn`.
+pub(crate) fn start_log() {
+    let filter = EnvFilter::try_from_env("BCP_LOG").unwrap_or_else(|_| EnvFilter::new("info,openraft=error,rumqttd=warn"));
+    // An error means that the program around this one has set up logging already.
+    let _ = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_target(false)
+        .try_init();
 }

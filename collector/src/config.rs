@@ -3,6 +3,7 @@
 //! Knows: every key, its meaning and its default; finds every fault at once, each with file, line, column and help.
 //! Refuses to know: what rules mean (their sections are handed on whole, with their places).
 
+mod own;
 mod policy;
 mod read;
 
@@ -94,7 +95,7 @@ pub struct AssetSection {
 impl Config {
     /// Reads and checks `path` and the policy file it names. Relative paths count from the file that holds them.
     pub fn load(path: &Path) -> Result<Config, ConfigError> {
-        read::load(path)
+        own::load(path)
     }
 
     #[must_use]

@@ -1,1 +1,250 @@
-//! The shared policy file.
+//! The shared policy file: timing, tickets, services, and the sections of rules and assets.
+
+use std::collections::BTreeMap;
+
+use bcp_core::policy::{LossPolicy, Mode, MoveWhen, Policy, Rpo, ServicePolicy, TicketKind, TicketPolicy, Timing};
+use bcp_wire::{Id, Site};
+use toml_edit::Item;
+
+use super::read::{Parsed, Section, Source, count, duration_ms, flag, ids, list, map, parse_duration, site_map, text, word};
+use super::{AssetSection, RuleSection};
+
+const MODES: &[(&str, Mode)] =
+    &[("off", Mode::Off), ("observe", Mode::Observe), ("confirm", Mode::Confirm), ("auto", Mode::Auto)];
+const KINDS: &[(&str, TicketKind)] =
+    &[("active-passive", TicketKind::ActivePassive), ("active-active", TicketKind::ActiveActive)];
+const LOSSES: &[(&str, LossPolicy)] = &[
+    ("freeze", LossPolicy::Freeze),
+    ("demote", LossPolicy::Demote),
+    ("stop", LossPolicy::Stop),
+    ("fence", LossPolicy::Fence),
+];
+
+/// Everything of the policy file.
+pub(super) struct PolicyFile {
+    pub policy: Policy,
+    pub rules: Vec<RuleSection>,
+    pub assets: BTreeMap<Id, AssetSection>,
+}
+
+/// Reads the file; faults go to the source. None only together with faults.
+pub(super) fn read(source: &Source) -> Option<PolicyFile> {
+    let document = source.document()?;
+    let mut root = source.root(&document);
+    let timing = timing(&mut root);
+    let id_help = "an id is 1 to 32 of a-z, 0-9 and -";
+    let mut tickets = BTreeMap::new();
+    let mut ticket_sections = BTreeMap::new();
+    for (id, mut section) in root.named::<Id>("ticket", id_help) {
+        if let Some(policy) = ticket(&mut section) {
+            tickets.insert(id.clone(), policy);
+        }
+        ticket_sections.insert(id, section);
+    }
+    let mut services = BTreeMap::new();
+    for (id, mut section) in root.named::<Id>("service", id_help) {
+        if let Some(policy) = service(&mut section) {
+            match &policy.ticket {
+                Some(ticket) if !ticket_sections.contains_key(ticket) => {
+                    section.fault("ticket", format!("there is no [ticket.{ticket}]"), "name a ticket of this file");
+                }
+                _ => {}
+            }
+            services.insert(id, policy);
+        }
+        section.close();
+    }
+    for (id, section) in ticket_sections {
+        if let Some(policy) = tickets.get(&id) {
+            check_ticket(&section, policy, &tickets, &services);
+        }
+        section.close();
+    }
+    let rules = root.named::<Id>("rule", id_help).into_iter().map(|(id, section)| rule(id, &section)).collect();
+    let mut assets = BTreeMap::new();
+    for (id, mut section) in root.named::<Id>("asset", id_help) {
+        assets.extend(asset(&mut section).map(|asset| (id, asset)));
+        section.close();
+    }
+    root.close();
+    Some(PolicyFile { policy: Policy { timing: timing?, tickets, services }, rules, assets })
+}
+
+fn timing(root: &mut Section<'_>) -> Option<Timing> {
+    let help = "metro (sites within 5 ms), wide (national distances) or fast (one campus), or a table of numbers";
+    let parse = |item: &Item| match item.as_str() {
+        Some("metro") => Ok(Timing::METRO),
+        Some("wide") => Ok(Timing::WIDE),
+        Some("fast") => Ok(Timing::FAST),
+        Some(other) => Err(format!("`{other}` is not a timing profile")),
+        None => timing_table(item),
+    };
+    let timing = root.required("timing", help, parse)?;
+    let parts_in_ten_thousand = |ms: u64, rho: u64| ms.saturating_mul(rho);
+    // (ttl_holder + stop_max) * (1 + rho) / (1 - rho) <= ttl + acquire_after with one tick to spare, rho = 1 %.
+    let stopped_by = parts_in_ten_thousand(timing.ttl_holder_ms + timing.stop_max_ms, 101).div_ceil(99) + timing.tick_ms;
+    if stopped_by > timing.ttl_ms + timing.acquire_after_ms {
+        let problem = format!(
+            "unsafe: the old holder may run until {stopped_by} ms, the new one starts after {} ms",
+            timing.ttl_ms + timing.acquire_after_ms
+        );
+        root.fault("timing", problem, "raise acquire_after_ms or ttl_ms, or lower ttl_holder_ms or stop_max_ms");
+    }
+    let ordered = timing.tick_ms >= 50
+        && timing.tick_ms * 2 < timing.election_min_ms
+        && timing.election_min_ms < timing.election_max_ms
+        && timing.renew_ms * 2 <= timing.ttl_holder_ms;
+    if !ordered {
+        let problem = "needed: 50 <= tick, 2 tick < election_min < election_max, 2 renew <= ttl_holder".to_owned();
+        root.fault("timing", problem, help);
+    }
+    Some(timing)
+}
+
+fn timing_table(item: &Item) -> Parsed<Timing> {
+    let mut table = map::<String, u64>(count)(item)?;
+    let mut take = |key: &str| table.remove(key).filter(|ms| *ms < 600_000).ok_or(format!("`{key}` is missing or too long"));
+    let timing = Timing {
+        tick_ms: take("tick_ms")?,
+        election_min_ms: take("election_min_ms")?,
+        election_max_ms: take("election_max_ms")?,
+        renew_ms: take("renew_ms")?,
+        ttl_holder_ms: take("ttl_holder_ms")?,
+        ttl_ms: take("ttl_ms")?,
+        acquire_after_ms: take("acquire_after_ms")?,
+        stop_max_ms: take("stop_max_ms")?,
+    };
+    match table.keys().next() {
+        Some(unknown) => Err(format!("unknown key `{unknown}`")),
+        None => Ok(timing),
+    }
+}
+
+fn one_of<T: Copy + 'static>(choices: &'static [(&'static str, T)]) -> impl Fn(&Item) -> Parsed<T> {
+    move |item| {
+        let found = text(item)?;
+        let known = || choices.iter().map(|(name, _)| *name).collect::<Vec<_>>().join(", ");
+        let choice = choices.iter().find(|(name, _)| *name == found);
+        choice.map(|(_, value)| *value).ok_or_else(|| format!("`{found}` is none of {}", known()))
+    }
+}
+
+fn rpo(item: &Item) -> Parsed<Rpo> {
+    match item.as_str() {
+        Some("zero") => Ok(Rpo::Zero),
+        Some("availability") => Ok(Rpo::Availability),
+        Some(other) => Err(format!("`{other}` is none of zero, availability")),
+        None => {
+            let mut table = map::<String, u64>(count)(item)?;
+            let positions = table.remove("positions").ok_or("`positions` is missing")?;
+            if table.is_empty() { Ok(Rpo::Bounded { positions }) } else { Err("only `positions` is known here".into()) }
+        }
+    }
+}
+
+/// `site_lost(holder)` or `service_down(holder) for 30s`.
+fn move_when(item: &Item) -> Parsed<MoveWhen> {
+    let found = text(item)?;
+    let words: Vec<&str> = found.split_whitespace().collect();
+    match words.as_slice() {
+        ["site_lost(holder)"] => Ok(MoveWhen::SiteLost),
+        ["service_down(holder)", "for", length] => {
+            let for_ms = parse_duration(length)?.as_millis();
+            Ok(MoveWhen::ServiceDown { for_ms: u64::try_from(for_ms).map_err(|_| "too long".to_owned())? })
+        }
+        _ => Err(format!("`{found}` is neither `site_lost(holder)` nor `service_down(holder) for <duration>`")),
+    }
+}
+
+fn ticket(section: &mut Section<'_>) -> Option<TicketPolicy> {
+    let service = section.required("service", "the service this ticket guards", word::<Id>);
+    let kind = section.optional("kind", "active-passive or active-active", one_of(KINDS));
+    let mode = section.required("mode", "off, observe, confirm or auto", one_of(MODES));
+    let sites = section.required("sites", "sites that may hold it, as [\"a\", \"b\"]", list(word::<Site>));
+    let preferred = section.optional("preferred", "one of its sites", word::<Site>);
+    let rpo = section.required("rpo", "\"zero\", \"availability\" or { positions = N }", rpo);
+    let depends_on = section.optional("depends_on", "tickets that must be at the target first", ids);
+    let when_help = "as [\"site_lost(holder)\", \"service_down(holder) for 30s\"]";
+    let move_when = section.optional("move_when", when_help, list(move_when));
+    let loss = section.required("loss", "what a gate does when its lease ends: freeze, demote, stop or fence", one_of(LOSSES));
+    let gates = section.required("gates", "as { a = [\"host-a\"], b = [\"host-b\"] }", site_map(ids));
+    let accept_unfenced = section.optional("accept_unfenced", "true or false", flag);
+    let confirm_within_ms = section.optional("confirm_within", "as \"5m\"", duration_ms);
+    let cooldown_ms = section.optional("cooldown", "as \"1h\"", duration_ms);
+    let move_budget = section.optional("move_budget", "automatic moves in 24 h", count);
+    Some(TicketPolicy {
+        service: service?,
+        kind: kind.unwrap_or(TicketKind::ActivePassive),
+        mode: mode?,
+        sites: sites?,
+        preferred,
+        rpo: rpo?,
+        depends_on: depends_on.unwrap_or_default(),
+        move_when: move_when.unwrap_or_default(),
+        loss: loss?,
+        gates: gates?,
+        accept_unfenced: accept_unfenced.unwrap_or(false),
+        confirm_within_ms: confirm_within_ms.unwrap_or(300_000),
+        cooldown_ms: cooldown_ms.unwrap_or(3_600_000),
+        move_budget: move_budget.map_or(2, |moves| u32::try_from(moves).unwrap_or(u32::MAX)),
+    })
+}
+
+fn check_ticket(
+    section: &Section<'_>,
+    ticket: &TicketPolicy,
+    tickets: &BTreeMap<Id, TicketPolicy>,
+    services: &BTreeMap<Id, ServicePolicy>,
+) {
+    if !services.contains_key(&ticket.service) {
+        section.fault("service", format!("there is no [service.{}]", ticket.service), "name a service of this file");
+    }
+    if ticket.sites.is_empty() || ticket.sites.contains(&Site::W) {
+        section.fault("sites", "needs a, b or both".to_owned(), "w only witnesses");
+    }
+    if let Some(preferred) = ticket.preferred.filter(|site| !ticket.sites.contains(site)) {
+        section.fault("preferred", format!("{preferred} is none of its sites"), "name one of `sites`");
+    }
+    for site in &ticket.sites {
+        if ticket.gates.get(site).is_none_or(Vec::is_empty) {
+            section.fault("gates", format!("site {site} has no gate"), "a site without a gate can neither run nor stop it");
+        }
+    }
+    for other in ticket.depends_on.iter().filter(|other| !tickets.contains_key(*other)) {
+        section.fault("depends_on", format!("there is no [ticket.{other}]"), "name a ticket of this file");
+    }
+}
+
+fn service(section: &mut Section<'_>) -> Option<ServicePolicy> {
+    let by_language = || map::<String, String>(text);
+    let by_profession = || map::<String, BTreeMap<String, String>>(map::<String, String>(text));
+    let title = section.required("title", "as { en = \"Prescriptions\", nl = \"Voorschriften\" }", by_language());
+    let summary = section.optional("summary", "one sentence by language", by_language());
+    let order = section.optional("order", "position on the page", count);
+    let ticket = section.optional("ticket", "the ticket that guards it", word::<Id>);
+    let checks = section.optional("checks", "devices of kind `check`", ids);
+    let effect = section.optional("effect", "profession, then language", by_profession());
+    let procedure = section.optional("procedure", "profession, then language", by_profession());
+    Some(ServicePolicy {
+        title: title?,
+        summary: summary.unwrap_or_default(),
+        order: order.map_or(u32::MAX, |order| u32::try_from(order).unwrap_or(u32::MAX)),
+        ticket,
+        checks: checks.unwrap_or_default(),
+        effect: effect.unwrap_or_default(),
+        procedure: procedure.unwrap_or_default(),
+    })
+}
+
+fn rule(id: Id, section: &Section<'_>) -> RuleSection {
+    let (table, places) = section.raw();
+    RuleSection { id, table, at: section.source.place(Some(section.span.clone())), places }
+}
+
+fn asset(section: &mut Section<'_>) -> Option<AssetSection> {
+    let kind = section.required("kind", "utility, genset, ups, pdu, rack, chiller, crac, room, host, ...", text);
+    let parent = section.optional("parent", "the asset that feeds it", word::<Id>);
+    let location = section.optional("location", "as a/hall1", text);
+    let device = section.optional("device", "the device that measures it", word::<Id>);
+    Some(AssetSection { kind: kind?, parent, location, device })
+}
