@@ -171,6 +171,7 @@ fn ticket(section: &mut Section<'_>) -> Option<TicketPolicy> {
     let accept_unfenced = section.optional("accept_unfenced", "true or false", flag);
     let confirm_within_ms = section.optional("confirm_within", "as \"5m\"", duration_ms);
     let cooldown_ms = section.optional("cooldown", "as \"1h\"", duration_ms);
+    let stable_for_ms = section.optional("stable_for", "how long a target must have been steady, as \"30m\"", duration_ms);
     let move_budget = section.optional("move_budget", "automatic moves in 24 h", count);
     Some(TicketPolicy {
         service: service?,
@@ -186,6 +187,7 @@ fn ticket(section: &mut Section<'_>) -> Option<TicketPolicy> {
         accept_unfenced: accept_unfenced.unwrap_or(false),
         confirm_within_ms: confirm_within_ms.unwrap_or(300_000),
         cooldown_ms: cooldown_ms.unwrap_or(3_600_000),
+        stable_for_ms: stable_for_ms.unwrap_or(1_800_000),
         move_budget: move_budget.map_or(2, |moves| u32::try_from(moves).unwrap_or(u32::MAX)),
     })
 }

@@ -1,0 +1,105 @@
+//! A configuration is read whole, and every fault in it is found at once.
+
+use std::path::PathBuf;
+
+use bcp_collector::config::{Config, ConfigError};
+
+const OWN: &str = r#"site = "a"
+data_dir = "data"
+policy = "policy.toml"
+[listen]
+public = "127.0.0.1:18000"
+console = "127.0.0.1:18001"
+control = "127.0.0.1:18002"
+[mqtt]
+embedded = "127.0.0.1:18003"
+brokers = { a = "127.0.0.1:18003", b = "127.0.0.1:18531", w = "127.0.0.1:18561" }
+[control]
+credentials = { ca = "ca.pem", cert = "collector-a.pem", key = "collector-a.key" }
+peers = { b = "https://127.0.0.1:18530", w = "https://127.0.0.1:18560/" }
+[public]
+key = "keys/publish.key"
+known_keys = { a = "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=" }
+origins = { b = "http://127.0.0.1:18535" }
+[history]
+retention = "30d"
+"#;
+
+const POLICY: &str = r#"timing = "metro"
+[ticket.prescriptions]
+service = "recip-e"
+mode = "auto"
+sites = ["a", "b"]
+preferred = "a"
+rpo = "zero"
+move_when = ["site_lost(holder)", "service_down(holder) for 30s"]
+loss = "stop"
+gates = { a = ["host-a"], b = ["host-b"] }
+[service.recip-e]
+title = { en = "Prescriptions" }
+order = 1
+ticket = "prescriptions"
+checks = ["rx-a-from-a"]
+effect = { doctors = { en = "Prescribe on paper." } }
+[rule.supply-air-hot]
+for_each = 'kind == "crac"'
+when = 'p("supply.air.temperature") > 27.0'
+title = { en = "Supply air too warm" }
+[asset.chiller-a]
+kind = "chiller"
+location = "a"
+"#;
+
+struct Dir(PathBuf);
+
+impl Dir {
+    fn with(name: &str, own: &str, policy: &str) -> Dir {
+        let path = std::env::temp_dir().join(format!("bcp-config-{name}-{}", std::process::id()));
+        std::fs::create_dir_all(&path).unwrap();
+        std::fs::write(path.join("collector.toml"), own).unwrap();
+        std::fs::write(path.join("policy.toml"), policy).unwrap();
+        Dir(path)
+    }
+
+    fn load(&self) -> Result<Config, ConfigError> {
+        Config::load(&self.0.join("collector.toml"))
+    }
+}
+
+impl Drop for Dir {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+#[test]
+fn a_whole_configuration_is_read() {
+    let dir = Dir::with("whole", OWN, POLICY);
+    let config = dir.load().unwrap();
+    assert_eq!(config.control.peers.values().collect::<Vec<_>>(), ["https://127.0.0.1:18530", "https://127.0.0.1:18560"]);
+    assert_eq!(config.data_dir, dir.0.join("data"));
+    assert_eq!(config.policy.tickets.len(), 1);
+    let rule = &config.rules[0];
+    assert_eq!(rule.table["title"]["en"], "Supply air too warm");
+    assert_eq!((rule.places["when"].line, rule.places["title.en"].line), (19, 20));
+}
+
+#[test]
+fn every_fault_is_named_with_its_place() {
+    let own = OWN.replace("\"a\"\ndata", "\"x\"\ndata").replace("embedded = \"127.0.0.1", "embedded = \"0.0.0.0");
+    let policy = POLICY
+        .replace("mode = \"auto\"", "mode = \"always\"")
+        .replace("preferred", "prefered")
+        .replace("ticket = \"prescriptions\"", "ticket = \"nothing\"")
+        .replace("timing = \"metro\"", "timing = { tick_ms = 250, election_min_ms = 750, election_max_ms = 1500, renew_ms = 1000, ttl_holder_ms = 10000, ttl_ms = 10000, acquire_after_ms = 4000, stop_max_ms = 4000 }");
+    let dir = Dir::with("faults", &own, &policy);
+    let Err(ConfigError::Faults(faults)) = dir.load() else { panic!("must be refused") };
+    let keys: Vec<&str> = faults.iter().map(|fault| fault.key.as_str()).collect();
+    for key in ["site", "mqtt.embedded", "timing", "ticket.prescriptions.mode", "ticket.prescriptions.prefered", "service.recip-e.ticket"] {
+        assert!(keys.contains(&key), "{key} in {keys:?}");
+    }
+    assert_eq!(faults.len(), 6, "{faults:#?}");
+    let mode = faults.iter().find(|fault| fault.key.ends_with("mode")).unwrap();
+    assert_eq!((mode.at.line, mode.at.column), (4, 8));
+    assert_eq!(mode.problem, "`always` is none of off, observe, confirm, auto");
+}
