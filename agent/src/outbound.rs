@@ -17,8 +17,16 @@ pub type Sample = (PointName, i64, Result<Value, BadReason>);
 #[derive(Debug, Clone, PartialEq)]
 pub enum Outbound {
     /// Points of one device. The publisher splits what exceeds the contract's bounds.
-    Batch { device: Id, t_ms: i64, points: Vec<Sample> },
-    Event { device: Id, t_ms: i64, kind: EventKind },
+    Batch {
+        device: Id,
+        t_ms: i64,
+        points: Vec<Sample>,
+    },
+    Event {
+        device: Id,
+        t_ms: i64,
+        kind: EventKind,
+    },
     /// Sent when a device's description is first known and whenever it changes. `v` and `i` are the publisher's.
     Meta(Box<DeviceMeta>),
 }

@@ -126,7 +126,8 @@ fn run(process: &Process, config: Arc<Config>) -> anyhow::Result<()> {
 
 /// Logs go to standard error; `BCP_LOG` filters them as `info,openraft=warn`.
 pub(crate) fn start_log() {
-    let filter = EnvFilter::try_from_env("BCP_LOG").unwrap_or_else(|_| EnvFilter::new("info,openraft=error,rumqttd=warn"));
+    let filter =
+        EnvFilter::try_from_env("BCP_LOG").unwrap_or_else(|_| EnvFilter::new("info,openraft=error,rumqttd=warn"));
     // An error means that the program around this one has set up logging already.
     let _ = tracing_subscriber::fmt()
         .with_env_filter(filter)

@@ -76,7 +76,10 @@ impl Drop for Dir {
 fn a_whole_configuration_is_read() {
     let dir = Dir::with("whole", OWN, POLICY);
     let config = dir.load().unwrap();
-    assert_eq!(config.control.peers.values().collect::<Vec<_>>(), ["https://127.0.0.1:18530", "https://127.0.0.1:18560"]);
+    assert_eq!(
+        config.control.peers.values().collect::<Vec<_>>(),
+        ["https://127.0.0.1:18530", "https://127.0.0.1:18560"]
+    );
     assert_eq!(config.data_dir, dir.0.join("data"));
     assert_eq!(config.policy.tickets.len(), 1);
     let rule = &config.rules[0];
@@ -95,7 +98,14 @@ fn every_fault_is_named_with_its_place() {
     let dir = Dir::with("faults", &own, &policy);
     let Err(ConfigError::Faults(faults)) = dir.load() else { panic!("must be refused") };
     let keys: Vec<&str> = faults.iter().map(|fault| fault.key.as_str()).collect();
-    for key in ["site", "mqtt.embedded", "timing", "ticket.prescriptions.mode", "ticket.prescriptions.prefered", "service.recip-e.ticket"] {
+    for key in [
+        "site",
+        "mqtt.embedded",
+        "timing",
+        "ticket.prescriptions.mode",
+        "ticket.prescriptions.prefered",
+        "service.recip-e.ticket",
+    ] {
         assert!(keys.contains(&key), "{key} in {keys:?}");
     }
     assert_eq!(faults.len(), 6, "{faults:#?}");

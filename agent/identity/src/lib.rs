@@ -30,15 +30,32 @@ use std::path::PathBuf;
 #[derive(Debug, thiserror::Error)]
 pub enum IdentityError {
     #[error("failed to read {what} from {path}", path = path.display())]
-    Read { what: &'static str, path: PathBuf, #[source] cause: rustls_pki_types::pem::Error },
+    Read {
+        what: &'static str,
+        path: PathBuf,
+        #[source]
+        cause: rustls_pki_types::pem::Error,
+    },
     #[error("no certificate in {path}", path = path.display())]
     Empty { path: PathBuf },
     #[error("failed to look at {path}", path = path.display())]
-    Stat { path: PathBuf, #[source] cause: std::io::Error },
+    Stat {
+        path: PathBuf,
+        #[source]
+        cause: std::io::Error,
+    },
     #[error("CA file {path} does not make a verifier", path = path.display())]
-    Verifier { path: PathBuf, #[source] cause: rustls::server::VerifierBuilderError },
+    Verifier {
+        path: PathBuf,
+        #[source]
+        cause: rustls::server::VerifierBuilderError,
+    },
     #[error("TLS refuses certificate {path}", path = path.display())]
-    Tls { path: PathBuf, #[source] cause: rustls::Error },
+    Tls {
+        path: PathBuf,
+        #[source]
+        cause: rustls::Error,
+    },
     #[error("certificate carries no usable identity")]
     NoIdentity(#[source] IdentityTextError),
     #[error("failed to build the HTTP client")]

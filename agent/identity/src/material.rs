@@ -130,8 +130,11 @@ fn read(credentials: &Credentials) -> Result<Material, IdentityError> {
         return Err(IdentityError::Empty { path: credentials.ca.clone() });
     }
     let chain = read_chain("certificate", &credentials.cert)?;
-    let key = PrivateKeyDer::from_pem_file(&credentials.key)
-        .map_err(|cause| IdentityError::Read { what: "key", path: credentials.key.clone(), cause })?;
+    let key = PrivateKeyDer::from_pem_file(&credentials.key).map_err(|cause| IdentityError::Read {
+        what: "key",
+        path: credentials.key.clone(),
+        cause,
+    })?;
     // Certificate and key are compared: a pair that does not match is found here and not at the first handshake.
     let key = CertifiedKey::from_der(chain, key, &provider())
         .map_err(|cause| IdentityError::Tls { path: credentials.cert.clone(), cause })?;

@@ -8,7 +8,8 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use rcgen::{
-    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, SanType,
+    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
+    SanType,
 };
 use time::{Duration, OffsetDateTime};
 
@@ -23,13 +24,25 @@ const BACKDATED: Duration = Duration::days(1);
 #[derive(Debug, thiserror::Error)]
 pub enum PkiError {
     #[error("failed to read {path}", path = path.display())]
-    Read { path: PathBuf, #[source] cause: std::io::Error },
+    Read {
+        path: PathBuf,
+        #[source]
+        cause: std::io::Error,
+    },
     #[error("failed to write {path}", path = path.display())]
-    Write { path: PathBuf, #[source] cause: std::io::Error },
+    Write {
+        path: PathBuf,
+        #[source]
+        cause: std::io::Error,
+    },
     #[error("there is a CA in {dir} already", dir = dir.display())]
     Exists { dir: PathBuf },
     #[error("failed to make the certificate of {name}")]
-    Make { name: String, #[source] cause: rcgen::Error },
+    Make {
+        name: String,
+        #[source]
+        cause: rcgen::Error,
+    },
 }
 
 /// Makes `ca.pem` and `ca.key` in `dir` (created if absent). Refuses to replace a CA.

@@ -142,7 +142,8 @@ async fn connection(
         .await
         .map_err(|_| ConnectionError::Slow)?
         .map_err(ConnectionError::Handshake)?;
-    let certificate = tls.get_ref().1.peer_certificates().and_then(<[_]>::first).ok_or(ConnectionError::NoCertificate)?;
+    let certificate =
+        tls.get_ref().1.peer_certificates().and_then(<[_]>::first).ok_or(ConnectionError::NoCertificate)?;
     let identity = Identity::from_certificate(certificate).map_err(ConnectionError::NoIdentity)?;
     let service = hyper::service::service_fn(move |mut request: hyper::Request<Incoming>| {
         request.extensions_mut().insert(identity.clone());

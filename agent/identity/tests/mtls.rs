@@ -35,7 +35,9 @@ fn issue(dir: &Path, text: &str) -> Credentials {
     pki::issue(dir, &identity(text), &["127.0.0.1".to_owned(), "localhost".to_owned()]).unwrap()
 }
 
-async fn start(credentials: Credentials) -> (SocketAddr, tokio::sync::oneshot::Sender<()>, tokio::task::JoinHandle<()>) {
+async fn start(
+    credentials: Credentials,
+) -> (SocketAddr, tokio::sync::oneshot::Sender<()>, tokio::task::JoinHandle<()>) {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let (stop, stopped) = tokio::sync::oneshot::channel();

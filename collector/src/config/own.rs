@@ -10,7 +10,9 @@ use bcp_identity::Credentials;
 use bcp_wire::Site;
 use toml_edit::Item;
 
-use super::read::{ConfigError, Faults, Parsed, Section, Source, duration, host_port, site_map, socket, text, url, word};
+use super::read::{
+    ConfigError, Faults, Parsed, Section, Source, duration, host_port, site_map, socket, text, url, word,
+};
 use super::{Config, Control, Listen, Mqtt, Public, policy};
 
 /// History is kept this long unless told otherwise.
@@ -35,9 +37,8 @@ fn read(path: &Path, source: &Source, mut root: Section<'_>, faults: &Faults) ->
     let data_dir = root.required("data_dir", "directory for everything it keeps", text).map(|dir| source.resolve(&dir));
     let listen = root.required_section("listen", "[listen] public, console, control").and_then(listen);
     let mqtt = root.required_section("mqtt", "[mqtt] brokers = { a = \"host:port\", ... }").and_then(mqtt);
-    let control = root
-        .required_section("control", "[control] credentials, peers")
-        .and_then(|section| control(section, site));
+    let control =
+        root.required_section("control", "[control] credentials, peers").and_then(|section| control(section, site));
     let public = root.required_section("public", "[public] key, known_keys, origins").and_then(public);
     let retention = root.section("history").and_then(|mut section| {
         let retention = section.optional("retention", "as \"30d\"", duration);
@@ -89,7 +90,9 @@ fn mqtt(mut section: Section<'_>) -> Option<Mqtt> {
         section.fault("embedded", problem, "use 127.0.0.1, or another broker with mutual TLS");
     }
     let brokers = section.required("brokers", "as { a = \"host:port\", b = ..., w = ... }", site_map(host_port));
-    let secret = |section: &mut Section<'_>, key| section.optional(key, "a file", text).map(|path| section.source.resolve(&path));
+    let secret = |section: &mut Section<'_>, key| {
+        section.optional(key, "a file", text).map(|path| section.source.resolve(&path))
+    };
     let username_file = secret(&mut section, "username_file");
     let password_file = secret(&mut section, "password_file");
     let tls = section.section("tls").and_then(credentials);
@@ -108,7 +111,11 @@ fn credentials(mut section: Section<'_>) -> Option<Credentials> {
 
 fn control(mut section: Section<'_>, site: Option<Site>) -> Option<Control> {
     let files = section.required_section("credentials", "credentials = { ca, cert, key }").and_then(credentials);
-    let peers = section.required("peers", "the two other sites, as { b = \"https://host:port\", w = ... }", site_map(url("https")));
+    let peers = section.required(
+        "peers",
+        "the two other sites, as { b = \"https://host:port\", w = ... }",
+        site_map(url("https")),
+    );
     if let (Some(site), Some(peers)) = (site, &peers) {
         let wanted = site.others();
         if peers.len() != wanted.len() || wanted.iter().any(|other| !peers.contains_key(other)) {

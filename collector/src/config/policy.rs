@@ -6,7 +6,9 @@ use bcp_core::policy::{LossPolicy, Mode, MoveWhen, Policy, Rpo, ServicePolicy, T
 use bcp_wire::{Id, Site};
 use toml_edit::Item;
 
-use super::read::{Parsed, Section, Source, count, duration_ms, flag, ids, list, map, parse_duration, site_map, text, word};
+use super::read::{
+    Parsed, Section, Source, count, duration_ms, flag, ids, list, map, parse_duration, site_map, text, word,
+};
 use super::{AssetSection, RuleSection};
 
 const MODES: &[(&str, Mode)] =
@@ -82,7 +84,8 @@ fn timing(root: &mut Section<'_>) -> Option<Timing> {
     let timing = root.required("timing", help, parse)?;
     let parts_in_ten_thousand = |ms: u64, rho: u64| ms.saturating_mul(rho);
     // (ttl_holder + stop_max) * (1 + rho) / (1 - rho) <= ttl + acquire_after with one tick to spare, rho = 1 %.
-    let stopped_by = parts_in_ten_thousand(timing.ttl_holder_ms + timing.stop_max_ms, 101).div_ceil(99) + timing.tick_ms;
+    let stopped_by =
+        parts_in_ten_thousand(timing.ttl_holder_ms + timing.stop_max_ms, 101).div_ceil(99) + timing.tick_ms;
     if stopped_by > timing.ttl_ms + timing.acquire_after_ms {
         let problem = format!(
             "unsafe: the old holder may run until {stopped_by} ms, the new one starts after {} ms",
@@ -103,7 +106,8 @@ fn timing(root: &mut Section<'_>) -> Option<Timing> {
 
 fn timing_table(item: &Item) -> Parsed<Timing> {
     let mut table = map::<String, u64>(count)(item)?;
-    let mut take = |key: &str| table.remove(key).filter(|ms| *ms < 600_000).ok_or(format!("`{key}` is missing or too long"));
+    let mut take =
+        |key: &str| table.remove(key).filter(|ms| *ms < 600_000).ok_or(format!("`{key}` is missing or too long"));
     let timing = Timing {
         tick_ms: take("tick_ms")?,
         election_min_ms: take("election_min_ms")?,
@@ -166,12 +170,14 @@ fn ticket(section: &mut Section<'_>) -> Option<TicketPolicy> {
     let depends_on = section.optional("depends_on", "tickets that must be at the target first", ids);
     let when_help = "as [\"site_lost(holder)\", \"service_down(holder) for 30s\"]";
     let move_when = section.optional("move_when", when_help, list(move_when));
-    let loss = section.required("loss", "what a gate does when its lease ends: freeze, demote, stop or fence", one_of(LOSSES));
+    let loss =
+        section.required("loss", "what a gate does when its lease ends: freeze, demote, stop or fence", one_of(LOSSES));
     let gates = section.required("gates", "as { a = [\"host-a\"], b = [\"host-b\"] }", site_map(ids));
     let accept_unfenced = section.optional("accept_unfenced", "true or false", flag);
     let confirm_within_ms = section.optional("confirm_within", "as \"5m\"", duration_ms);
     let cooldown_ms = section.optional("cooldown", "as \"1h\"", duration_ms);
-    let stable_for_ms = section.optional("stable_for", "how long a target must have been steady, as \"30m\"", duration_ms);
+    let stable_for_ms =
+        section.optional("stable_for", "how long a target must have been steady, as \"30m\"", duration_ms);
     let move_budget = section.optional("move_budget", "automatic moves in 24 h", count);
     Some(TicketPolicy {
         service: service?,
@@ -209,7 +215,11 @@ fn check_ticket(
     }
     for site in &ticket.sites {
         if ticket.gates.get(site).is_none_or(Vec::is_empty) {
-            section.fault("gates", format!("site {site} has no gate"), "a site without a gate can neither run nor stop it");
+            section.fault(
+                "gates",
+                format!("site {site} has no gate"),
+                "a site without a gate can neither run nor stop it",
+            );
         }
     }
     for other in ticket.depends_on.iter().filter(|other| !tickets.contains_key(*other)) {

@@ -51,7 +51,11 @@ impl fmt::Display for Fault {
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
     #[error("failed to read {path}", path = path.display())]
-    Read { path: PathBuf, #[source] cause: std::io::Error },
+    Read {
+        path: PathBuf,
+        #[source]
+        cause: std::io::Error,
+    },
     #[error("{}", list_faults(.0))]
     Faults(Vec<Fault>),
 }
@@ -234,7 +238,8 @@ fn raw_table(
     let mut map = serde_json::Map::new();
     for (key, item) in table.iter() {
         let path = format!("{prefix}{key}");
-        places.insert(path.clone(), source.place(item.span().or_else(|| table.key(key).and_then(toml_edit::Key::span))));
+        places
+            .insert(path.clone(), source.place(item.span().or_else(|| table.key(key).and_then(toml_edit::Key::span))));
         let value = match item.as_table_like() {
             Some(inner) => raw_table(source, inner, &format!("{path}."), places).into(),
             None => raw_value(item.as_value()),
@@ -291,7 +296,9 @@ pub(super) fn flag(item: &Item) -> Parsed<bool> {
 }
 
 pub(super) fn count(item: &Item) -> Parsed<u64> {
-    item.as_integer().and_then(|n| u64::try_from(n).ok()).ok_or_else(|| "a whole number of 0 or more is needed".to_owned())
+    item.as_integer()
+        .and_then(|n| u64::try_from(n).ok())
+        .ok_or_else(|| "a whole number of 0 or more is needed".to_owned())
 }
 
 pub(super) fn list<T>(parse: impl Fn(&Item) -> Parsed<T>) -> impl Fn(&Item) -> Parsed<Vec<T>> {
@@ -347,7 +354,8 @@ pub(super) fn socket(item: &Item) -> Parsed<SocketAddr> {
 
 pub(super) fn host_port(item: &Item) -> Parsed<String> {
     let text = text(item)?;
-    let port = text.rsplit_once(':').filter(|(host, _)| !host.is_empty()).and_then(|(_, port)| port.parse::<u16>().ok());
+    let port =
+        text.rsplit_once(':').filter(|(host, _)| !host.is_empty()).and_then(|(_, port)| port.parse::<u16>().ok());
     if port.is_some() { Ok(text) } else { Err(format!("`{text}` is not host:port")) }
 }
 

@@ -12,13 +12,26 @@ pub enum Cause {
     FirstGrant,
     /// Its own site is back before anything had to move.
     Resumed,
-    SiteLost { site: Site },
-    ServiceDown { site: Site, for_ms: u64 },
-    Operator { name: String, reason: String },
+    SiteLost {
+        site: Site,
+    },
+    ServiceDown {
+        site: Site,
+        for_ms: u64,
+    },
+    Operator {
+        name: String,
+        reason: String,
+    },
     /// An automatic decision that a human confirmed.
-    Confirmed { name: String, cause: Box<Cause> },
+    Confirmed {
+        name: String,
+        cause: Box<Cause>,
+    },
     /// Back to where it came from.
-    Undone { reason: String },
+    Undone {
+        reason: String,
+    },
 }
 
 impl Cause {

@@ -12,39 +12,154 @@ use crate::time::LogTime;
 #[serde(tag = "event", rename_all = "snake_case")]
 pub enum TicketEvent {
     /// The lease ran out: no gate of the holder renewed for a whole ttl.
-    Expired { ticket: Id, holder: Site, epoch: Epoch },
+    Expired {
+        ticket: Id,
+        holder: Site,
+        epoch: Epoch,
+    },
     /// Every gate of the holder closed the epoch by itself: nothing runs under it any more.
-    Closed { ticket: Id, holder: Site, epoch: Epoch },
+    Closed {
+        ticket: Id,
+        holder: Site,
+        epoch: Epoch,
+    },
     /// A planned move began: the holder is asked to stop.
-    DrainStarted { ticket: Id, from: Site, to: Site, epoch: Epoch, cause: Cause },
+    DrainStarted {
+        ticket: Id,
+        from: Site,
+        to: Site,
+        epoch: Epoch,
+        cause: Cause,
+    },
     /// Every gate of the holder reported that it stopped: no waiting is needed.
-    Released { ticket: Id, holder: Site, epoch: Epoch },
+    Released {
+        ticket: Id,
+        holder: Site,
+        epoch: Epoch,
+    },
     /// A stop report is missing: renewals are refused from now on, and the full time is waited out.
-    Lapsing { ticket: Id, holder: Site, epoch: Epoch, missing: Vec<Id> },
-    Granted { ticket: Id, holder: Site, epoch: Epoch, cause: Cause, effective_at: LogTime },
+    Lapsing {
+        ticket: Id,
+        holder: Site,
+        epoch: Epoch,
+        missing: Vec<Id>,
+    },
+    Granted {
+        ticket: Id,
+        holder: Site,
+        epoch: Epoch,
+        cause: Cause,
+        effective_at: LogTime,
+    },
     /// The grant took effect: gates of the holder may renew and promote.
-    Effective { ticket: Id, holder: Site, epoch: Epoch },
-    StepDone { ticket: Id, epoch: Epoch, step: StepKind, site: Site, gate: Id, outcome: StepOutcome, took_ms: u64 },
-    StepFailed { ticket: Id, epoch: Epoch, step: StepKind, site: Site, gate: Id, outcome: StepOutcome, detail: String, attempt: u32 },
+    Effective {
+        ticket: Id,
+        holder: Site,
+        epoch: Epoch,
+    },
+    StepDone {
+        ticket: Id,
+        epoch: Epoch,
+        step: StepKind,
+        site: Site,
+        gate: Id,
+        outcome: StepOutcome,
+        took_ms: u64,
+    },
+    StepFailed {
+        ticket: Id,
+        epoch: Epoch,
+        step: StepKind,
+        site: Site,
+        gate: Id,
+        outcome: StepOutcome,
+        detail: String,
+        attempt: u32,
+    },
     /// The gate could not be reached; the time waited out covers it.
-    CoveredByTime { ticket: Id, epoch: Epoch, site: Site, gate: Id },
+    CoveredByTime {
+        ticket: Id,
+        epoch: Epoch,
+        site: Site,
+        gate: Id,
+    },
     /// A move is undone: the ticket goes back to where it came from.
-    Compensating { ticket: Id, back_to: Site, epoch: Epoch, reason: String },
-    MoveFinished { ticket: Id, from: Option<Site>, to: Site, epoch: Epoch, took_ms: u64 },
-    MoveStuck { ticket: Id, to: Site, epoch: Epoch, reason: String },
-    Latched { ticket: Id, active: Site, epoch: Epoch, in_sync: bool },
-    Frozen { ticket: Id, owner: String, reason: String, until: LogTime },
-    Unfrozen { ticket: Id, reason: String },
+    Compensating {
+        ticket: Id,
+        back_to: Site,
+        epoch: Epoch,
+        reason: String,
+    },
+    MoveFinished {
+        ticket: Id,
+        from: Option<Site>,
+        to: Site,
+        epoch: Epoch,
+        took_ms: u64,
+    },
+    MoveStuck {
+        ticket: Id,
+        to: Site,
+        epoch: Epoch,
+        reason: String,
+    },
+    Latched {
+        ticket: Id,
+        active: Site,
+        epoch: Epoch,
+        in_sync: bool,
+    },
+    Frozen {
+        ticket: Id,
+        owner: String,
+        reason: String,
+        until: LogTime,
+    },
+    Unfrozen {
+        ticket: Id,
+        reason: String,
+    },
     /// `mode = "confirm"`: a human has to say yes before the time is up.
-    ConfirmationAsked { ticket: Id, to: Site, epoch: Epoch, cause: Cause, until: LogTime },
-    ConfirmationLapsed { ticket: Id, to: Site, epoch: Epoch },
+    ConfirmationAsked {
+        ticket: Id,
+        to: Site,
+        epoch: Epoch,
+        cause: Cause,
+        until: LogTime,
+    },
+    ConfirmationLapsed {
+        ticket: Id,
+        to: Site,
+        epoch: Epoch,
+    },
     /// `mode = "observe"`: what would have been done.
-    WouldMove { ticket: Id, to: Site, epoch: Epoch, cause: Cause },
+    WouldMove {
+        ticket: Id,
+        to: Site,
+        epoch: Epoch,
+        cause: Cause,
+    },
     /// A move was due and was not made.
-    Withheld { ticket: Id, epoch: Epoch, cause: Cause, reasons: Vec<String> },
-    Weighed { ticket: Id, epoch: Epoch, weights: std::collections::BTreeMap<Site, u32>, reason: String },
-    RulesChanged { ticket: Id, rule_hash: String },
-    Retired { ticket: Id, epoch: Epoch },
+    Withheld {
+        ticket: Id,
+        epoch: Epoch,
+        cause: Cause,
+        reasons: Vec<String>,
+    },
+    Weighed {
+        ticket: Id,
+        epoch: Epoch,
+        weights: std::collections::BTreeMap<Site, u32>,
+        reason: String,
+    },
+    RulesChanged {
+        ticket: Id,
+        rule_hash: String,
+    },
+    Retired {
+        ticket: Id,
+        epoch: Epoch,
+    },
 }
 
 /// An event, and who caused it.
@@ -100,7 +215,9 @@ impl TicketEvent {
                 format!("Every gate of site {holder} closed epoch {epoch} of {ticket}: nothing runs under it any more.")
             }
             E::DrainStarted { ticket, from, to, epoch, cause } => {
-                format!("{ticket} is to move from site {from} to site {to} ({cause}); site {from} was asked to stop epoch {epoch}.")
+                format!(
+                    "{ticket} is to move from site {from} to site {to} ({cause}); site {from} was asked to stop epoch {epoch}."
+                )
             }
             E::Released { ticket, holder, epoch } => {
                 format!("Site {holder} released {ticket}: every gate reported that epoch {epoch} is stopped.")
@@ -110,7 +227,9 @@ impl TicketEvent {
                 names(missing)
             ),
             E::Granted { ticket, holder, epoch, cause, effective_at } => {
-                format!("{ticket} was granted to site {holder} as epoch {epoch} ({cause}); in effect from log time {effective_at}.")
+                format!(
+                    "{ticket} was granted to site {holder} as epoch {epoch} ({cause}); in effect from log time {effective_at}."
+                )
             }
             E::Effective { ticket, holder, epoch } => {
                 format!("The grant of {ticket} to site {holder} as epoch {epoch} is in effect.")
@@ -172,7 +291,9 @@ impl TicketEvent {
             }
             E::RulesChanged { ticket, rule_hash } => format!("{ticket} follows rules {rule_hash} from now on."),
             E::Retired { ticket, epoch } => {
-                format!("{ticket} is no longer in the policy; its last epoch {epoch} is kept so that it is never used twice.")
+                format!(
+                    "{ticket} is no longer in the policy; its last epoch {epoch} is kept so that it is never used twice."
+                )
             }
         }
     }

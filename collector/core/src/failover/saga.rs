@@ -36,14 +36,23 @@ pub struct Move {
 #[serde(tag = "stage", rename_all = "snake_case")]
 pub enum Stage {
     /// The holder stops. Ends with every report, or lapses at the limit.
-    Stopping { until: LogTime },
+    Stopping {
+        until: LogTime,
+    },
     /// A stop report is missing: nothing is renewed. Ends when the lease has run out.
     Lapsing,
     /// The next epoch is granted; losing gates are sealed. Ends at `effective_at`, and not before every seal or `until`.
-    Sealing { effective_at: LogTime, until: LogTime },
+    Sealing {
+        effective_at: LogTime,
+        until: LogTime,
+    },
     /// In effect. Ends with every promote done.
-    Promoting { until: LogTime },
-    Publishing { until: LogTime },
+    Promoting {
+        until: LogTime,
+    },
+    Publishing {
+        until: LogTime,
+    },
 }
 
 impl Stage {
@@ -83,12 +92,20 @@ pub struct Step {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "state", rename_all = "snake_case")]
 pub enum StepState {
-    Ordered { since: LogTime },
-    Done { outcome: StepOutcome, took_ms: u64 },
+    Ordered {
+        since: LogTime,
+    },
+    Done {
+        outcome: StepOutcome,
+        took_ms: u64,
+    },
     /// Not reachable; the time waited out stands in for it.
     CoveredByTime,
     /// Out of attempts, or refused.
-    GivenUp { outcome: StepOutcome, detail: String },
+    GivenUp {
+        outcome: StepOutcome,
+        detail: String,
+    },
 }
 
 /// What a report meant to the move.
@@ -98,8 +115,12 @@ pub enum ReportEffect {
     None,
     Done,
     /// Ordered again with a new key.
-    Retried { attempt: u32 },
-    GivenUp { attempt: u32 },
+    Retried {
+        attempt: u32,
+    },
+    GivenUp {
+        attempt: u32,
+    },
 }
 
 impl Step {
@@ -204,7 +225,13 @@ impl Move {
     }
 
     pub(super) fn add_steps(
-        &mut self, kind: StepKind, site: Site, gates: Vec<Id>, epoch: Epoch, revision: u64, now: LogTime,
+        &mut self,
+        kind: StepKind,
+        site: Site,
+        gates: Vec<Id>,
+        epoch: Epoch,
+        revision: u64,
+        now: LogTime,
     ) {
         for gate in gates {
             let state = StepState::Ordered { since: now };
