@@ -1,0 +1,291 @@
+//! A TOML document every fault of which has a place.
+//!
+//! Knows: where each value stands, which keys a section has been asked for, and how to say what is wrong with file,
+//! line, column, key and a suggestion. Refuses to know: what the keys mean. A fault never ends the reading: the
+//! reader goes on, so that one run shows all of them.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::fmt;
+use std::ops::Range;
+
+use serde::Deserialize;
+use toml::Spanned;
+use toml::de::{DeTable, DeValue, ValueDeserializer};
+
+/// Most faults one run prints; beyond it the file is not a configuration.
+const MAX_FAULTS: usize = 200;
+
+/// One thing that is wrong, and where.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Fault {
+    pub file: String,
+    /// From 1; 0 where the file as a whole is meant.
+    pub line: usize,
+    pub column: usize,
+    pub key: String,
+    pub message: String,
+    pub help: Option<String>,
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "error: {}", self.message)?;
+        let key = if self.key.is_empty() { String::new() } else { format!(" {}", self.key) };
+        if self.line == 0 {
+            write!(f, "  at {}{key}", self.file)?;
+        } else {
+            write!(f, "  at {}:{}:{}{key}", self.file, self.line, self.column)?;
+        }
+        match &self.help {
+            Some(help) => write!(f, "\n  help: {help}"),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Everything wrong with a configuration, in the order of its lines.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Faults(pub Vec<Fault>);
+
+impl fmt::Display for Faults {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (i, fault) in self.0.iter().enumerate() {
+            if i > 0 {
+                writeln!(f)?;
+            }
+            writeln!(f, "{fault}")?;
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for Faults {}
+
+/// A file being read; collects faults.
+#[derive(Debug)]
+pub struct Document<'d> {
+    file: String,
+    text: &'d str,
+    faults: RefCell<Vec<(usize, Fault)>>,
+}
+
+impl<'d> Document<'d> {
+    #[must_use]
+    pub fn new(file: &str, text: &'d str) -> Document<'d> {
+        Document { file: file.to_owned(), text, faults: RefCell::default() }
+    }
+
+    /// The outermost section. Syntax errors are collected; what could be read despite them is there.
+    pub fn root(&self) -> Section<'_, 'd> {
+        let (root, errors) = DeTable::parse_recoverable(self.text);
+        for error in errors {
+            let at = error.span().map_or(0, |span| span.start);
+            self.push(at, "", error.message().to_owned(), None);
+        }
+        let whole = 0..self.text.len().min(1);
+        Section::new(self, String::new(), whole, root.into_inner())
+    }
+
+    fn push(&self, at: usize, key: &str, message: String, help: Option<String>) {
+        let mut faults = self.faults.borrow_mut();
+        if faults.len() < MAX_FAULTS {
+            let (line, column) = place(self.text, at);
+            faults.push((at, Fault { file: self.file.clone(), line, column, key: key.to_owned(), message, help }));
+        }
+    }
+
+    /// All faults in the order of their places.
+    #[must_use]
+    pub fn into_faults(self) -> Vec<Fault> {
+        let mut faults = self.faults.into_inner();
+        faults.sort_by_key(|(at, _)| *at);
+        faults.into_iter().map(|(_, fault)| fault).collect()
+    }
+}
+
+fn place(text: &str, at: usize) -> (usize, usize) {
+    let before = text.get(..at).unwrap_or(text);
+    let line = before.bytes().filter(|b| *b == b'\n').count() + 1;
+    let column = before.rsplit('\n').next().map_or(0, |rest| rest.chars().count()) + 1;
+    (line, column)
+}
+
+/// One table of a document.
+#[derive(Debug)]
+pub struct Section<'s, 'd> {
+    document: &'s Document<'d>,
+    path: String,
+    span: Range<usize>,
+    values: BTreeMap<String, Entry<'d>>,
+    asked: Vec<&'static str>,
+}
+
+#[derive(Debug)]
+struct Entry<'d> {
+    key: Range<usize>,
+    span: Range<usize>,
+    /// `None` once taken; the place stays known for later faults.
+    value: Option<Spanned<DeValue<'d>>>,
+}
+
+impl<'s, 'd> Section<'s, 'd> {
+    fn new(document: &'s Document<'d>, path: String, span: Range<usize>, table: DeTable<'d>) -> Section<'s, 'd> {
+        let values = table
+            .into_iter()
+            .map(|(key, value)| {
+                let (place, span) = (key.span(), value.span());
+                (key.into_inner().into_owned(), Entry { key: place, span, value: Some(value) })
+            })
+            .collect();
+        Section { document, path, span, values, asked: Vec::new() }
+    }
+
+    fn path_of(&self, key: &str) -> String {
+        match (self.path.is_empty(), key.is_empty()) {
+            (true, _) => key.to_owned(),
+            (false, true) => self.path.clone(),
+            (false, false) => format!("{}.{key}", self.path),
+        }
+    }
+
+    /// True where the key is written in the document.
+    #[must_use]
+    pub fn has(&self, key: &str) -> bool {
+        self.values.contains_key(key)
+    }
+
+    /// Says that something is wrong with a key, or with the section as a whole where the key is empty or absent.
+    pub fn fault(&self, key: &str, message: impl Into<String>, help: Option<String>) {
+        let at = self.values.get(key).map_or(self.span.start, |entry| entry.span.start);
+        self.document.push(at, &self.path_of(key), message.into(), help);
+    }
+
+    fn take(&mut self, key: &'static str) -> Option<Spanned<DeValue<'d>>> {
+        self.asked.push(key);
+        self.values.get_mut(key).and_then(|entry| entry.value.take())
+    }
+
+    /// A value that may be absent. One that cannot be read is a fault, and absent.
+    pub fn optional<T: Deserialize<'d>>(&mut self, key: &'static str) -> Option<T> {
+        let value = self.take(key)?;
+        let start = value.span().start;
+        match T::deserialize(ValueDeserializer::from(value)) {
+            Ok(value) => Some(value),
+            Err(error) => {
+                let at = error.span().map_or(start, |span| span.start);
+                self.document.push(at, &self.path_of(key), error.message().to_owned(), None);
+                None
+            }
+        }
+    }
+
+    /// A value that must be there; `example` is what the help proposes.
+    pub fn required<T: Deserialize<'d>>(&mut self, key: &'static str, example: &str) -> Option<T> {
+        if !self.has(key) {
+            self.asked.push(key);
+            let help = Some(format!("add `{key} = {example}`"));
+            self.document.push(self.span.start, &self.path_of(key), format!("`{key}` is missing"), help);
+            return None;
+        }
+        self.optional(key)
+    }
+
+    /// A table within this one.
+    pub fn section(&mut self, key: &'static str) -> Option<Section<'s, 'd>> {
+        let value = self.take(key)?;
+        let span = value.span();
+        match value.into_inner() {
+            DeValue::Table(table) => Some(Section::new(self.document, self.path_of(key), span, table)),
+            other => {
+                self.fault(key, format!("`{key}` is a table, not a {}", other.type_str()), None);
+                None
+            }
+        }
+    }
+
+    /// Tables of an array of tables.
+    pub fn sections(&mut self, key: &'static str) -> Vec<Section<'s, 'd>> {
+        let Some(value) = self.take(key) else { return Vec::new() };
+        let DeValue::Array(array) = value.into_inner() else {
+            self.fault(key, format!("`{key}` is a list of tables"), Some(format!("write `[[{key}]]`")));
+            return Vec::new();
+        };
+        let mut sections = Vec::new();
+        for (i, value) in array.into_iter().enumerate() {
+            let (span, path) = (value.span(), format!("{}[{i}]", self.path_of(key)));
+            match value.into_inner() {
+                DeValue::Table(table) => sections.push(Section::new(self.document, path, span, table)),
+                other => {
+                    let message = format!("`{key}` is a list of tables, not of {}s", other.type_str());
+                    self.document.push(span.start, &path, message, None);
+                }
+            }
+        }
+        sections
+    }
+
+    /// Ends the reading of this section: a key that nobody asked for is a fault.
+    pub fn finish(self) {
+        for (key, entry) in &self.values {
+            if self.asked.contains(&key.as_str()) {
+                continue;
+            }
+            let near = nearest(key, &self.asked).map(|known| format!("did you mean `{known}`?"));
+            let help = near.or_else(|| Some(format!("known keys are {}", self.asked.join(", "))));
+            let message = format!("`{}` is not a known key", key.chars().take(48).collect::<String>());
+            self.document.push(entry.key.start, &self.path_of(key), message, help);
+        }
+    }
+}
+
+/// The known word closest to a misspelt one, if any is close.
+#[must_use]
+pub fn nearest<'k>(word: &str, known: &[&'k str]) -> Option<&'k str> {
+    let word: String = word.chars().take(64).collect();
+    known
+        .iter()
+        .map(|k| (bcp_wire::names::distance(k, &word), *k))
+        .min()
+        .filter(|(distance, k)| *distance <= k.len().max(word.len()) / 3 + 1)
+        .map(|(_, k)| k)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_fault_has_its_place() {
+        let text = "site = 5\nsiet = 'a'\n[[device]]\nid = 'x'\n[[device]]\nid = 7\nunknown = 1\n";
+        let document = Document::new("f.toml", text);
+        let mut root = document.root();
+        assert_eq!(root.optional::<String>("site"), None);
+        for mut device in root.sections("device") {
+            let _: Option<String> = device.optional("id");
+            let _: Option<String> = device.required("kind", "\"ups\"");
+            device.finish();
+        }
+        root.finish();
+        let faults: Vec<_> =
+            document.into_faults().into_iter().map(|f| (f.line, f.column, f.key, f.help.is_some())).collect();
+        assert_eq!(
+            faults,
+            vec![
+                (1, 8, "site".to_owned(), false),
+                (2, 1, "siet".to_owned(), true),
+                (3, 1, "device[0].kind".to_owned(), true),
+                (5, 1, "device[1].kind".to_owned(), true),
+                (6, 6, "device[1].id".to_owned(), false),
+                (7, 1, "device[1].unknown".to_owned(), true),
+            ]
+        );
+    }
+
+    #[test]
+    fn syntax_errors_do_not_hide_the_rest() {
+        let document = Document::new("f.toml", "a = \nb = 1\nc = = 2\n");
+        document.root().finish();
+        assert!(document.into_faults().len() >= 3);
+    }
+}
