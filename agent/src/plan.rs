@@ -211,8 +211,7 @@ mod tests {
 
     #[test]
     fn spaces_are_never_mixed_and_overlaps_are_fine() {
-        let items =
-            vec![item(Space::Coil, 3, 1, 0), item(Space::Holding, 3, 4, 1), item(Space::Holding, 4, 1, 2)];
+        let items = vec![item(Space::Coil, 3, 1, 0), item(Space::Holding, 3, 4, 1), item(Space::Holding, 4, 1, 2)];
         let plan = ReadPlan::new(items, LIMITS);
         assert_eq!(plan.blocks().len(), 2);
         assert_eq!(plan.blocks()[0].count, 4);

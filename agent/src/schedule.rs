@@ -149,8 +149,7 @@ impl Timetable {
             }
             Outcome::Silent | Outcome::Refused => {
                 slot.failures = slot.failures.saturating_add(1);
-                let reach =
-                    if slot.failures == 2 { ReachChange::BecameUnreachable } else { ReachChange::Same };
+                let reach = if slot.failures == 2 { ReachChange::BecameUnreachable } else { ReachChange::Same };
                 let pause = backoff(slot.failures, outcome).mul_f64(0.75 + 0.5 * share);
                 // One lost answer is no reason to miss the next poll.
                 slot.due = if slot.failures == 1 { grid } else { grid.max(now.after(pause)) };
