@@ -1,0 +1,208 @@
+#![allow(clippy::unwrap_used)]
+
+use std::fs;
+use std::path::PathBuf;
+
+use bcp_wire::{Watermark, WatermarkMark};
+
+use super::{Class, Durability, Key, Opened, Record, Spool, SpoolConfig};
+
+const T0: i64 = 1_790_000_000_000;
+
+struct Dir(PathBuf);
+
+impl Dir {
+    fn new(name: &str) -> Dir {
+        let path =
+            std::env::temp_dir().join(format!("bcp-spool-{name}-{}-{}", std::process::id(), rand::random::<u32>()));
+        Dir(path)
+    }
+    fn segments(&self) -> Vec<PathBuf> {
+        let mut all: Vec<PathBuf> = fs::read_dir(&self.0)
+            .unwrap()
+            .map(|entry| entry.unwrap().path())
+            .filter(|path| path.extension().is_some_and(|e| e == "seg"))
+            .collect();
+        all.sort();
+        all
+    }
+}
+
+impl Drop for Dir {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+fn small() -> SpoolConfig {
+    SpoolConfig { max_bytes: 8_192, segment_bytes: 1_024, ..SpoolConfig::default() }
+}
+
+fn record(incarnation: u64, seq: u64, class: Class) -> Record {
+    Record {
+        key: Key { incarnation, seq },
+        class,
+        device: "ups-a1".parse().unwrap(),
+        t_ms: T0 + i64::try_from(seq).unwrap(),
+        samples: 3,
+        payload: format!("{{\"s\":{seq},\"fill\":\"{}\"}}", "x".repeat(60)).into_bytes(),
+    }
+}
+
+fn fill(spool: &mut Spool, range: std::ops::RangeInclusive<u64>) -> Vec<bcp_wire::Gap> {
+    range.flat_map(|seq| spool.append(&record(1, seq, Class::Data), 0, T0)).collect()
+}
+
+fn seqs(spool: &Spool) -> Vec<u64> {
+    spool.keys().map(|(key, _)| key.seq).collect()
+}
+
+fn mark(i: u64, through: u64, holes: Vec<(u64, u64)>) -> Watermark {
+    Watermark { v: 1, collector: bcp_wire::Site::A, marks: vec![WatermarkMark { i, through, holes }] }
+}
+
+fn open(dir: &Dir) -> Opened {
+    Spool::open(&dir.0, small(), 0)
+}
+
+#[test]
+fn keeps_until_committed_and_across_restart() {
+    let dir = Dir::new("keep");
+    let mut spool = open(&dir).spool;
+    assert!(fill(&mut spool, 1..=30).is_empty());
+    spool.append(&record(1, 31, Class::Event), 0, T0);
+    assert_eq!(spool.read(Key { incarnation: 1, seq: 7 }).unwrap(), record(1, 7, Class::Data));
+    assert!(dir.segments().len() > 3, "several segments");
+    let freed = spool.commit(&mark(1, 20, vec![(5, 6)]));
+    assert_eq!(freed.len(), 18);
+    assert_eq!(seqs(&spool)[..4], [5, 6, 21, 22]);
+    drop(spool);
+    let Opened { mut spool, gaps, notes } = open(&dir);
+    assert!(gaps.is_empty() && notes.is_empty(), "{gaps:?} {notes:?}");
+    assert_eq!(spool.read(Key { incarnation: 1, seq: 31 }).unwrap().class, Class::Event);
+    assert_eq!(spool.read(Key { incarnation: 1, seq: 5 }).unwrap(), record(1, 5, Class::Data));
+    spool.commit(&mark(1, 31, vec![]));
+    assert!(spool.is_empty());
+    assert!(dir.segments().is_empty(), "nothing owed, nothing stored");
+}
+
+#[test]
+fn a_new_incarnation_starts_a_segment() {
+    let dir = Dir::new("inc");
+    let mut spool = open(&dir).spool;
+    fill(&mut spool, 1..=2);
+    drop(spool);
+    let mut spool = open(&dir).spool;
+    assert_eq!(spool.highest_incarnation(), 1);
+    spool.append(&record(2, 1, Class::Data), 0, T0);
+    drop(spool);
+    assert_eq!(
+        open(&dir).spool.keys().map(|(k, _)| (k.incarnation, k.seq)).collect::<Vec<_>>(),
+        [(1, 1), (1, 2), (2, 1)]
+    );
+}
+
+#[test]
+fn full_drops_data_first_and_says_which() {
+    let dir = Dir::new("full");
+    let mut spool = open(&dir).spool;
+    spool.append(&record(1, 1, Class::Event), 0, T0);
+    let gaps = fill(&mut spool, 2..=120);
+    assert!(spool.figures().disk_bytes <= 8_192);
+    assert!(spool.contains(Key { incarnation: 1, seq: 1 }), "the event stays");
+    let lost: u64 = gaps.iter().map(|gap| gap.through - gap.from + 1).sum();
+    assert_eq!(lost, spool.figures().dropped);
+    assert_eq!(gaps.iter().map(|gap| gap.samples.unwrap()).sum::<u64>(), 3 * lost);
+    assert_eq!(gaps.first().unwrap().from, 2);
+    assert_eq!(gaps.last().unwrap().through + 1, seqs(&spool)[1], "the gap ends where what is left begins");
+}
+
+#[test]
+fn old_payloads_go() {
+    let dir = Dir::new("old");
+    let mut spool = open(&dir).spool;
+    fill(&mut spool, 1..=20);
+    let later = T0 + 73 * 3_600_000;
+    let gaps = spool.append(&record(1, 21, Class::Data), 0, later);
+    assert_eq!(gaps.first().unwrap().reason, "older than max_age");
+    assert!(spool.contains(Key { incarnation: 1, seq: 21 }));
+}
+
+#[test]
+fn every_flipped_byte_loses_only_its_record() {
+    let dir = Dir::new("flip");
+    let mut spool = open(&dir).spool;
+    fill(&mut spool, 1..=5);
+    drop(spool);
+    let path = dir.segments()[0].clone();
+    let clean = fs::read(&path).unwrap();
+    for at in (0..clean.len()).step_by(3) {
+        let mut bad = clean.clone();
+        bad[at] ^= 0x55;
+        fs::write(&path, &bad).unwrap();
+        let Opened { spool, gaps, .. } = open(&dir);
+        let mut all = seqs(&spool);
+        all.extend(gaps.iter().flat_map(|gap| gap.from..=gap.through));
+        all.sort_unstable();
+        assert_eq!(all, [1, 2, 3, 4, 5], "byte {at}: {gaps:?}");
+        assert!(gaps.len() <= 1, "byte {at}: {gaps:?}");
+    }
+}
+
+#[test]
+fn a_torn_tail_is_an_exact_gap() {
+    let dir = Dir::new("torn");
+    let mut spool = open(&dir).spool;
+    fill(&mut spool, 1..=5);
+    drop(spool);
+    let path = dir.segments()[0].clone();
+    let clean = fs::read(&path).unwrap();
+    fs::write(&path, &clean[..clean.len() - 7]).unwrap();
+    let Opened { spool, gaps, .. } = open(&dir);
+    assert_eq!(seqs(&spool), [1, 2, 3, 4]);
+    assert_eq!(gaps.iter().map(|gap| (gap.incarnation, gap.from, gap.through)).collect::<Vec<_>>(), [(1, 5, 5)]);
+}
+
+#[test]
+fn garbage_is_set_aside() {
+    let dir = Dir::new("garbage");
+    let mut spool = open(&dir).spool;
+    fill(&mut spool, 1..=30);
+    drop(spool);
+    let middle = dir.segments()[1].clone();
+    let before = open(&dir).spool.keys().count();
+    fs::write(&middle, vec![0xAA; 500]).unwrap();
+    let Opened { mut spool, gaps, notes } = open(&dir);
+    let lost: u64 = gaps.iter().map(|gap| gap.through - gap.from + 1).sum();
+    assert_eq!(before, spool.keys().count() + usize::try_from(lost).unwrap());
+    assert!(!notes.is_empty() && middle.with_extension("bad").exists());
+    // And it goes on working.
+    spool.append(&record(2, 1, Class::Data), 0, T0);
+}
+
+#[test]
+fn a_refusing_disk_costs_only_durability() {
+    let dir = Dir::new("enospc");
+    let mut spool = open(&dir).spool;
+    fill(&mut spool, 1..=3);
+    spool.refuse_writes = true;
+    fill(&mut spool, 4..=6);
+    assert!(matches!(spool.durability(), Durability::Memory { .. }));
+    assert_eq!(spool.read(Key { incarnation: 1, seq: 5 }).unwrap(), record(1, 5, Class::Data));
+    spool.refuse_writes = false;
+    spool.append(&record(1, 7, Class::Data), 1_000, T0);
+    assert!(spool.figures().in_memory_only, "the disk is left alone for a while");
+    spool.append(&record(1, 8, Class::Data), 20_000, T0);
+    assert_eq!(spool.durability(), &Durability::Disk);
+    spool.commit(&mark(1, 8, vec![]));
+    assert!(spool.is_empty() && spool.figures().memory_bytes == 0);
+    assert_eq!(spool.figures().dropped, 0);
+}
+
+#[test]
+fn a_directory_that_cannot_be_made_is_no_reason_to_stop() {
+    let mut opened = Spool::open(std::path::Path::new("/proc/no/such"), small(), 0);
+    assert!(!opened.notes.is_empty());
+    fill(&mut opened.spool, 1..=200);
+    assert!(opened.spool.figures().in_memory_only && opened.spool.figures().memory_bytes <= 8_192);
+}
