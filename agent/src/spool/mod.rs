@@ -519,19 +519,22 @@ impl Spool {
         };
         match record {
             Some(record) if record.key == key => Ok(record),
-            _ => {
-                let samples = self.index.get(&key).map(|entry| u64::from(entry.samples));
-                self.forget(key);
-                self.dropped += 1;
-                Err(Some(Gap {
-                    incarnation: key.incarnation,
-                    from: key.seq,
-                    through: key.seq,
-                    samples,
-                    reason: "spool damaged".to_owned(),
-                }))
-            }
+            _ => Err(self.give_up(key, "spool damaged")),
         }
+    }
+
+    /// Drops one payload that can never be delivered; `None` where it is not owed.
+    pub fn give_up(&mut self, key: Key, reason: &str) -> Option<Gap> {
+        let samples = self.index.get(&key).map(|entry| u64::from(entry.samples))?;
+        self.forget(key);
+        self.dropped += 1;
+        Some(Gap {
+            incarnation: key.incarnation,
+            from: key.seq,
+            through: key.seq,
+            samples: Some(samples),
+            reason: reason.to_owned(),
+        })
     }
 
     fn read_disk(&mut self, id: u32, class: Class, offset: u32, bytes: u32) -> Option<Record> {

@@ -1,10 +1,31 @@
 //! The MQTT session: birth and last will, in-flight window, watermark.
+//!
+//! Knows: numbering, the spool, which payload goes next, retained state and descriptions, commands. Refuses to know: how
+//! a value was read and what a command does.
+//!
+//! Tasks: [`Publisher::run`], and under it the look for a second agent, then the session's event loop; both end with it. Cancelling `run` loses nothing that
+//! the spool has.
+//!
+//! Invariants:
+//! * a payload is stored before it is handed to the client, and leaves the spool only when the home collector's watermark
+//!   covers it;
+//! * nothing here waits for the broker: what does not fit the window stays in the spool;
+//! * a second process under the same id ends this one, with an error that says so.
+
+mod compose;
+mod incarnation;
+mod outbox;
+mod probe;
+mod run;
+mod session;
 
 use std::path::PathBuf;
 
 use serde::Deserialize;
 
 use crate::span::Span;
+pub use run::{CommandRequest, PublishError, PublishFigures, Publisher, PublisherSetup};
+pub use session::SessionError;
 
 /// `[mqtt]`: the home broker and how to talk to it.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
