@@ -10,13 +10,14 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use bcp_core::alarms::Priority;
+pub use bcp_core::alarms::AlarmView;
+use bcp_core::alarms::Figures;
+pub use bcp_core::failover::TicketView;
 use bcp_core::ledger::LedgerEntry;
 use bcp_core::replica::Replica;
-use bcp_core::status::ServiceStatus;
+use bcp_core::status::{Procedure, ServiceStatus};
 use bcp_core::time::{Mono, Wall};
-use bcp_wire::control::Phase;
-use bcp_wire::{AgentState, DeviceMeta, Epoch, Id, PointName, Quality, Site, Value};
+use bcp_wire::{AgentState, DeviceMeta, Id, PointName, Quality, Site, Value};
 use serde::Serialize;
 use tokio::sync::watch;
 
@@ -51,8 +52,9 @@ pub struct View {
     pub brokers: BTreeMap<Site, BrokerView>,
     pub agents: Arc<Vec<Arc<AgentView>>>,
     pub devices: Arc<BTreeMap<Id, Arc<DeviceView>>>,
-    /// Not returned to normal first, then by priority, then newest first.
+    /// Most urgent first. Without agreement: this site's own judgement, each with `agreed: false`.
     pub alarms: Arc<Vec<AlarmView>>,
+    pub alarm_figures: Figures,
     pub tickets: Arc<Vec<TicketView>>,
     pub services: Arc<Vec<ServiceView>>,
     /// Newest last, at most [`LEDGER_TAIL`].
@@ -227,67 +229,28 @@ pub struct GapView {
     pub recorded: Wall,
 }
 
-/// One alarm, agreed or local.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct AlarmView {
-    /// `rule/asset`.
-    pub id: String,
-    pub rule: String,
-    pub asset: String,
-    pub site: Option<Site>,
-    pub priority: Priority,
-    /// ISA-18.2 state as a word: `unacknowledged`, `acknowledged`, `returned_unacknowledged`, `shelved` ...
-    pub state: String,
-    /// True, false, or unknown (`null`).
-    pub active: Option<bool>,
-    /// False where suppressed by a cause or shelved.
-    pub annunciated: bool,
-    /// The alarm that explains this one.
-    pub cause: Option<String>,
-    pub title: BTreeMap<String, String>,
-    pub runbook: Option<String>,
-    pub explain: String,
-    /// When it was raised, by the wall clock of the log.
-    pub since: Option<Wall>,
-    /// Who acknowledged, shelved or took it.
-    pub by: Option<String>,
-    pub agreed: bool,
-}
-
-/// One ticket. `detail` is the agreed state as the log has it.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct TicketView {
-    pub id: Id,
-    pub service: Id,
-    pub holder: Option<Site>,
-    pub epoch: Epoch,
-    pub revision: u64,
-    pub phase: Phase,
-    pub can_failover_now: CanFailover,
-    pub agreed: bool,
-    pub detail: serde_json::Value,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct CanFailover {
-    pub ok: bool,
-    /// Why not; or, where ok, to where.
-    pub reasons: Vec<String>,
-}
-
 /// One service.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct ServiceView {
     pub id: Id,
+    /// By language.
     pub title: BTreeMap<String, String>,
     pub status: ServiceStatus,
+    /// When it became so, by the wall clock of the log.
+    pub since: Option<Wall>,
     pub by_site: BTreeMap<Site, ServiceStatus>,
     /// Why, in a sentence.
     pub explain: String,
     pub ticket: Option<Id>,
+    /// Emergency procedure per profession.
+    pub procedures: BTreeMap<String, Procedure>,
+    /// The open incident it belongs to.
+    pub incident: Option<String>,
+    /// False: this site's own view, without the agreement of the others.
     pub agreed: bool,
     /// What this site's own checks say, whatever was agreed.
     pub local: ServiceStatus,
+    pub local_explain: String,
 }
 
 /// What ingest did since this process started.
@@ -336,6 +299,7 @@ impl View {
             agents: Arc::default(),
             devices: Arc::default(),
             alarms: Arc::default(),
+            alarm_figures: Figures::default(),
             tickets: Arc::default(),
             services: Arc::default(),
             ledger: Arc::default(),

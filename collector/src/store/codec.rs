@@ -258,8 +258,7 @@ pub fn unpack_page(bytes: &[u8]) -> Result<(Vec<u32>, Vec<Sample>), CodecError> 
     let len = usize::try_from(take_varint(&mut bytes)?).map_err(|_| CodecError::Short)?;
     let times: Vec<i64> = unpco(take(&mut bytes, len)?, total)?;
     let values: Vec<f64> = unpco(bytes, total)?;
-    let samples =
-        times.into_iter().zip(values).map(|(offset, v)| Sample { t: base.wrapping_add(offset), v }).collect();
+    let samples = times.into_iter().zip(values).map(|(offset, v)| Sample { t: base.wrapping_add(offset), v }).collect();
     Ok((counts, samples))
 }
 

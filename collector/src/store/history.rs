@@ -74,7 +74,7 @@ pub struct Rollup {
 }
 
 /// A stored event, as JSON with its keys beside it.
-#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[derive(Debug, Clone, PartialEq, serde::Serialize, serde::Deserialize)]
 pub struct StoredEvent {
     pub agent: AgentRef,
     pub device: Id,
@@ -159,10 +159,7 @@ impl Writer {
     }
 
     fn setting(&self, key: &str) -> Result<Option<i64>, HistoryError> {
-        self.db
-            .query_row("SELECT value FROM setting WHERE key=?1", [key], |row| row.get(0))
-            .optional()
-            .map_err(reading)
+        self.db.query_row("SELECT value FROM setting WHERE key=?1", [key], |row| row.get(0)).optional().map_err(reading)
     }
 
     fn set(&self, key: &str, value: i64) -> Result<(), HistoryError> {
@@ -173,10 +170,8 @@ impl Writer {
     }
 
     fn load(&mut self) -> Result<Loaded, HistoryError> {
-        let mut loaded = Loaded {
-            journal_floor: self.setting("journal_floor")?.unwrap_or(0).cast_unsigned(),
-            ..Loaded::default()
-        };
+        let mut loaded =
+            Loaded { journal_floor: self.setting("journal_floor")?.unwrap_or(0).cast_unsigned(), ..Loaded::default() };
         let mut query = self.db.prepare("SELECT id, text, device, point FROM series ORDER BY id").map_err(reading)?;
         let rows = query
             .query_map([], |row| Ok((SeriesId(row.get(0)?), row.get(1)?, row.get(2)?, row.get(3)?)))
@@ -191,7 +186,8 @@ impl Writer {
             .map_err(reading)?;
         for row in rows {
             let (site, agent, marks) = row.map_err(reading)?;
-            let parsed = (bcp_wire::Site::from_node_id(site), agent.parse(), serde_json::from_str::<AgentMarks>(&marks));
+            let parsed =
+                (bcp_wire::Site::from_node_id(site), agent.parse(), serde_json::from_str::<AgentMarks>(&marks));
             match parsed {
                 (Some(site), Ok(agent), Ok(marks)) => loaded.marks.restore(AgentRef { site, agent }, marks),
                 _ => self.damaged += 1,
@@ -310,9 +306,7 @@ impl Writer {
         // Row ids grow with time, so the oldest chunks are the first rows; backlog of an outage waits for its turn.
         let gone = self
             .db
-            .prepare_cached(
-                "DELETE FROM chunk WHERE id IN (SELECT id FROM chunk ORDER BY id LIMIT ?1) AND t1 < ?2",
-            )
+            .prepare_cached("DELETE FROM chunk WHERE id IN (SELECT id FROM chunk ORDER BY id LIMIT ?1) AND t1 < ?2")
             .and_then(|mut delete| delete.execute(params![limit, cutoff]))
             .map_err(writing)?;
         let events = self
@@ -398,7 +392,14 @@ fn write_chunks(tx: &Transaction<'_>, series: SeriesId, samples: &[Sample]) -> r
                  ON CONFLICT(series, hour) DO UPDATE SET n = n + excluded.n, sum = sum + excluded.sum,
                    min = min(min, excluded.min), max = max(max, excluded.max)",
             )?
-            .execute(params![series.0, rollup.t / ROLLUP_MS, rollup.n, rollup.sum, rollup.min, rollup.max])?;
+            .execute(params![
+                series.0,
+                rollup.t / ROLLUP_MS,
+                rollup.n,
+                rollup.sum,
+                rollup.min,
+                rollup.max
+            ])?;
         }
     }
     Ok(damaged)
@@ -484,7 +485,8 @@ pub fn read_samples(
     let page = series.0 as usize / PAGE_SERIES;
     let slot = series.0 as usize % PAGE_SERIES;
     let low = (page as i64) << 32;
-    let mut query = tx.prepare_cached("SELECT data FROM run WHERE id BETWEEN ?1 AND ?2 ORDER BY id").map_err(reading)?;
+    let mut query =
+        tx.prepare_cached("SELECT data FROM run WHERE id BETWEEN ?1 AND ?2 ORDER BY id").map_err(reading)?;
     let mut rows = query.query(params![low, low + 0xFFFF_FFFF]).map_err(reading)?;
     while let Some(row) = rows.next().map_err(reading)? {
         let Ok(Ok((counts, samples))) = row.get_ref(0).map_err(reading)?.as_blob().map(codec::unpack_page) else {
@@ -505,7 +507,9 @@ pub fn read_samples(
 /// Unreadable.
 pub fn read_rollups(db: &Connection, series: SeriesId, from: i64, to: i64) -> Result<Vec<Rollup>, HistoryError> {
     let mut query = db
-        .prepare_cached("SELECT hour, n, sum, min, max FROM rollup WHERE series=?1 AND hour BETWEEN ?2 AND ?3 ORDER BY hour")
+        .prepare_cached(
+            "SELECT hour, n, sum, min, max FROM rollup WHERE series=?1 AND hour BETWEEN ?2 AND ?3 ORDER BY hour",
+        )
         .map_err(reading)?;
     let rows = query
         .query_map(params![series.0, from.div_euclid(ROLLUP_MS), to.div_euclid(ROLLUP_MS)], |row| {

@@ -28,11 +28,24 @@ const EVENT: u8 = 5;
 /// One record of a frame.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Record {
-    Series { id: SeriesId, text: bool, device: Id, point: PointName },
-    Text { id: u32, text: String },
+    Series {
+        id: SeriesId,
+        text: bool,
+        device: Id,
+        point: PointName,
+    },
+    Text {
+        id: u32,
+        text: String,
+    },
     Samples(Vec<(SeriesId, Sample)>),
     /// First and last sequence number that are in.
-    Mark { agent: AgentRef, incarnation: u64, first: u64, last: u64 },
+    Mark {
+        agent: AgentRef,
+        incarnation: u64,
+        first: u64,
+        last: u64,
+    },
     /// JSON of a stored event.
     Event(String),
 }
@@ -191,7 +204,7 @@ pub fn list(dir: &Path) -> Result<Vec<u64>, JournalError> {
     let mut found = Vec::new();
     for entry in std::fs::read_dir(dir).map_err(fault)? {
         let name = entry.map_err(fault)?.file_name();
-        let number = name.to_str().and_then(|n| n.strip_prefix("journal-")?.strip_suffix(".log")?.parse().ok());
+        let number = name.to_str().and_then(|n| n.strip_prefix("journal-")?.strip_suffix(".log")?.parse::<u64>().ok());
         found.extend(number);
     }
     found.sort_unstable();

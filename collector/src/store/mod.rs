@@ -522,7 +522,9 @@ fn replay(dir: &Path, floor: u64, index: &mut Index, hot: &mut Hot) -> Result<(J
             continue;
         }
         let opened = Journal::open(dir, number, |record| match record {
-            Record::Series { id, text, device, point } => index.replay_series(id, text, device.as_str(), point.as_str()),
+            Record::Series { id, text, device, point } => {
+                index.replay_series(id, text, device.as_str(), point.as_str())
+            }
             Record::Text { id, text } => index.replay_text(id, &text),
             Record::Samples(samples) => samples.into_iter().for_each(|(series, sample)| hot.head.push(series, sample)),
             Record::Mark { agent, incarnation, first, last } => {
@@ -585,7 +587,10 @@ fn seal(shared: &Shared, writer: &mut history::Writer, sealing: &Arc<Sealing>) {
     let mut said = false;
     while let Err(error) = writer.seal(sealing) {
         if !said {
-            tracing::error!(error = &error as &dyn std::error::Error, "history could not be sealed; it stays in the journal");
+            tracing::error!(
+                error = &error as &dyn std::error::Error,
+                "history could not be sealed; it stays in the journal"
+            );
             said = true;
         }
         std::thread::sleep(SEAL_RETRY);

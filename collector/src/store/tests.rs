@@ -8,7 +8,8 @@ const FOREVER: Duration = Duration::from_secs(100 * 365 * 86_400);
 struct Dir(PathBuf);
 impl Dir {
     fn new(name: &str) -> Dir {
-        let path = std::env::temp_dir().join(format!("bcp-store-{name}-{}-{:x}", std::process::id(), rand::random::<u64>()));
+        let path =
+            std::env::temp_dir().join(format!("bcp-store-{name}-{}-{:x}", std::process::id(), rand::random::<u64>()));
         std::fs::create_dir_all(&path).unwrap();
         Dir(path)
     }
