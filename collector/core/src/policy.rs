@@ -150,4 +150,10 @@ pub struct ServicePolicy {
     pub effect: BTreeMap<String, BTreeMap<String, String>>,
     /// The emergency (BCP) procedure: profession -> language -> text.
     pub procedure: BTreeMap<String, BTreeMap<String, String>>,
+    /// What can still be done while it is down or degraded, by language.
+    #[serde(default)]
+    pub still_works: BTreeMap<String, String>,
+    /// Whom to call, telephone number included, by language. Shown also where the state is unknown.
+    #[serde(default)]
+    pub contact: BTreeMap<String, String>,
 }

@@ -1,0 +1,256 @@
+//! What the public page says, as values: the only input of every page, JSON file and feed.
+//!
+//! Knows words for citizens. Refuses to know devices, addresses, alarms and explanations: none of them has a field here,
+//! so none can leak. Made from the agreed state at its publication point only, so three collectors make the same bytes.
+
+use bcp_core::status::ServiceStatus;
+use bcp_core::time::Wall;
+
+use super::lang::{Lang, Localised};
+
+/// Days of history on the page.
+pub const HISTORY_DAYS: usize = 90;
+/// Closed incidents on the page; older ones are in the history files.
+pub const MAX_CLOSED_INCIDENTS: usize = 20;
+/// Updates shown of one incident, newest first.
+pub const MAX_UPDATES: usize = 50;
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct PublicModel {
+    /// Log index of the publication point; the same in every file made from it.
+    pub sequence: u64,
+    pub as_of: Wall,
+    pub valid_until: Wall,
+    /// The last change of anything shown here, and how long it took from there to this publication.
+    pub last_change: Option<(Wall, u64)>,
+    /// How many of the measuring sites had a say in these states at the publication point, of how many.
+    pub agreeing: Option<(u8, u8)>,
+    /// By position on the page.
+    pub services: Vec<PublicService>,
+    /// Open ones first, then newest first.
+    pub incidents: Vec<PublicIncident>,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct PublicService {
+    pub id: String,
+    pub title: Localised,
+    pub summary: Localised,
+    pub status: ServiceStatus,
+    pub since: Option<Wall>,
+    /// Effect per profession while it does not work.
+    pub effect: Vec<(String, Localised)>,
+    pub still_works: Localised,
+    pub procedure: Procedure,
+    pub contact: Localised,
+    /// The open incident that is about it.
+    pub incident: Option<String>,
+    pub next_update_due: Option<Wall>,
+    /// Oldest first, at most [`HISTORY_DAYS`]; what was before the first is unmeasured.
+    pub days: Vec<Day>,
+}
+
+/// The emergency (BCP) procedure of a service.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Procedure {
+    pub state: ProcedureState,
+    pub since: Option<Wall>,
+    /// What to do, per profession.
+    pub steps: Vec<(String, Localised)>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ProcedureState {
+    Off,
+    /// Something is wrong; it may be switched on soon.
+    Armed,
+    On,
+    /// The service works again; the procedure is being ended.
+    StandingDown,
+}
+
+impl ProcedureState {
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            ProcedureState::Off => "off",
+            ProcedureState::Armed => "armed",
+            ProcedureState::On => "on",
+            ProcedureState::StandingDown => "standing-down",
+        }
+    }
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct PublicIncident {
+    pub id: String,
+    pub title: Localised,
+    /// Worst state that any of its services had.
+    pub impact: ServiceStatus,
+    pub phase: IncidentPhase,
+    pub opened: Wall,
+    pub resolved: Option<Wall>,
+    pub next_update_due: Option<Wall>,
+    pub services: Vec<String>,
+    /// Newest first.
+    pub updates: Vec<PublicUpdate>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum IncidentPhase {
+    Investigating,
+    Identified,
+    Monitoring,
+    Resolved,
+}
+
+impl IncidentPhase {
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            IncidentPhase::Investigating => "investigating",
+            IncidentPhase::Identified => "identified",
+            IncidentPhase::Monitoring => "monitoring",
+            IncidentPhase::Resolved => "resolved",
+        }
+    }
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct PublicUpdate {
+    pub at: Wall,
+    pub phase: IncidentPhase,
+    pub text: Localised,
+    /// Written by the rules, not by a person.
+    pub automatic: bool,
+}
+
+/// One day of a service, in milliseconds of each state. They add up to the part of the day that has passed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Day {
+    /// Days since 1970 in Brussels.
+    pub day: i64,
+    pub up_ms: u64,
+    pub degraded_ms: u64,
+    pub down_ms: u64,
+    pub planned_ms: u64,
+    pub unmeasured_ms: u64,
+}
+
+impl Day {
+    /// The state its bar shows: the worst that happened; unmeasured where less than half of it was measured.
+    #[must_use]
+    pub fn bar(&self) -> ServiceStatus {
+        let measured = self.up_ms + self.degraded_ms + self.down_ms + self.planned_ms;
+        if self.down_ms > 0 {
+            ServiceStatus::Down
+        } else if self.degraded_ms > 0 {
+            ServiceStatus::Degraded
+        } else if self.planned_ms > 0 {
+            ServiceStatus::Planned
+        } else if measured == 0 || measured < self.unmeasured_ms {
+            ServiceStatus::Unknown
+        } else {
+            ServiceStatus::Up
+        }
+    }
+}
+
+/// Whether what is shown may be taken as the present state.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Freshness {
+    /// Until `valid_until`.
+    Current,
+    /// After it: every state is unknown, procedures and telephone numbers stay.
+    Expired,
+}
+
+impl PublicModel {
+    #[must_use]
+    pub fn service(&self, id: &str) -> Option<&PublicService> {
+        self.services.iter().find(|service| service.id == id)
+    }
+
+    /// The worst state of all services, as the word on top: down before degraded before unknown before planned.
+    #[must_use]
+    pub fn worst(&self, freshness: Freshness) -> ServiceStatus {
+        let worst = self.services.iter().map(|service| service.status).max_by_key(|status| severity(*status));
+        match freshness {
+            Freshness::Expired => ServiceStatus::Unknown,
+            Freshness::Current => worst.unwrap_or(ServiceStatus::Unknown),
+        }
+    }
+
+    /// Services in a given state.
+    #[must_use]
+    pub fn count(&self, status: ServiceStatus) -> usize {
+        self.services.iter().filter(|service| service.status == status).count()
+    }
+
+    /// The first distinct contacts of all services in `lang`, in page order.
+    #[must_use]
+    pub fn contacts(&self, lang: Lang) -> Vec<&Localised> {
+        let mut found: Vec<&Localised> = Vec::new();
+        for contact in self.services.iter().map(|service| &service.contact).filter(|contact| !contact.is_empty()) {
+            if !found.iter().any(|known| known.plain(lang) == contact.plain(lang)) {
+                found.push(contact);
+            }
+        }
+        found
+    }
+}
+
+/// Order of badness on the page. Planned work is announced, so it ranks below not knowing.
+#[must_use]
+pub const fn severity(status: ServiceStatus) -> u8 {
+    match status {
+        ServiceStatus::Up => 0,
+        ServiceStatus::Planned => 1,
+        ServiceStatus::Unknown => 2,
+        ServiceStatus::Degraded => 3,
+        ServiceStatus::Down => 4,
+    }
+}
+
+/// Word, shape and colour class of a state: the name of all three.
+#[must_use]
+pub const fn state_class(status: ServiceStatus) -> &'static str {
+    match status {
+        ServiceStatus::Up => "up",
+        ServiceStatus::Degraded => "degraded",
+        ServiceStatus::Down => "down",
+        ServiceStatus::Planned => "planned",
+        ServiceStatus::Unknown => "unknown",
+    }
+}
+
+/// Share of the measured, unplanned time in which a service was up, in hundredths of a percent, rounded down: a page
+/// never says 100 % of a period with a fault in it. `None` where nothing was measured.
+#[must_use]
+pub fn share_up(days: &[Day]) -> Option<u64> {
+    let up: u64 = days.iter().map(|day| day.up_ms).sum();
+    let bad: u64 = days.iter().map(|day| day.degraded_ms + day.down_ms).sum();
+    let hundredths = u128::from(up) * 10_000 / u128::from(up + bad).max(1);
+    (up + bad > 0).then_some(u64::try_from(hundredths).unwrap_or(0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_bar_shows_the_worst_and_never_green_for_unmeasured() {
+        assert_eq!(Day::default().bar(), ServiceStatus::Unknown);
+        assert_eq!(Day { up_ms: 10, unmeasured_ms: 11, ..Day::default() }.bar(), ServiceStatus::Unknown);
+        assert_eq!(Day { up_ms: 10, unmeasured_ms: 9, ..Day::default() }.bar(), ServiceStatus::Up);
+        assert_eq!(Day { up_ms: 10, down_ms: 1, degraded_ms: 5, ..Day::default() }.bar(), ServiceStatus::Down);
+    }
+
+    #[test]
+    fn the_share_is_rounded_down() {
+        let day = Day { up_ms: 86_399_999, down_ms: 1, ..Day::default() };
+        assert_eq!(share_up(&[day]), Some(9_999));
+        assert_eq!(share_up(&[Day { up_ms: 1, ..Day::default() }]), Some(10_000));
+        assert_eq!(share_up(&[Day { planned_ms: 5, ..Day::default() }]), None);
+    }
+}

@@ -1,0 +1,457 @@
+//! The HTML pages: what a template may ask of the model.
+//!
+//! Knows the words, links and shapes of a page in one language. Refuses to know the clock: a page is a function of the model
+//! and of whether it is written for the time before or after `valid_until`.
+
+use askama::Template;
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use bcp_core::status::ServiceStatus;
+use bcp_core::time::Wall;
+use sha2::{Digest, Sha256};
+use std::sync::OnceLock;
+
+use super::bars;
+use super::lang::{Lang, Localised, Shown, Texts};
+use super::model::{
+    Day, Freshness, IncidentPhase, ProcedureState, PublicIncident, PublicModel, PublicService, share_up, state_class,
+};
+use super::when::{self, Moment};
+
+const STYLE: &str = include_str!("../../../../dashboards/status/style.css");
+const SCRIPT: &str = include_str!("../../../../dashboards/status/expiry.js");
+
+/// The files in the shape of Statuspage, in the order in which the page lists them.
+pub const API_FILES: [&str; 6] = [
+    "api/v2/summary.json",
+    "api/v2/status.json",
+    "api/v2/components.json",
+    "api/v2/incidents.json",
+    "api/v2/incidents/unresolved.json",
+    "api/v2/scheduled-maintenances.json",
+];
+
+/// What every page has.
+#[derive(Debug, Clone)]
+pub struct Page<'a> {
+    pub model: &'a PublicModel,
+    pub freshness: Freshness,
+    pub lang: Lang,
+    pub t: Texts,
+    /// Below the language, as `service/prescriptions/`; empty for the overview.
+    pub path: String,
+    /// From the page up to the root of the tree, as `../../../`: the tree works in any folder of any file host.
+    pub root: String,
+}
+
+/// One day in the table twin of the bars.
+#[derive(Debug, Clone)]
+pub struct DayRow {
+    pub day: Moment,
+    pub word: String,
+    /// Up, degraded, down, planned, unmeasured.
+    pub cells: [String; 5],
+}
+
+#[derive(Template, Debug)]
+#[template(path = "status/overview.html")]
+pub struct Overview<'a> {
+    pub page: Page<'a>,
+}
+
+#[derive(Template, Debug)]
+#[template(path = "status/service.html")]
+pub struct ServicePage<'a> {
+    pub page: Page<'a>,
+    pub service: &'a PublicService,
+}
+
+#[derive(Template, Debug)]
+#[template(path = "status/incident.html")]
+pub struct IncidentPage<'a> {
+    pub page: Page<'a>,
+    pub incident: &'a PublicIncident,
+}
+
+#[derive(Template, Debug)]
+#[template(path = "status/procedure.html")]
+pub struct ProcedurePage<'a> {
+    pub page: Page<'a>,
+    pub service: &'a PublicService,
+}
+
+#[derive(Template, Debug)]
+#[template(path = "status/accessibility.html")]
+pub struct AccessibilityPage<'a> {
+    pub page: Page<'a>,
+}
+
+#[derive(Template, Debug)]
+#[template(path = "status/api.html")]
+pub struct ApiPage<'a> {
+    pub page: Page<'a>,
+}
+
+impl<'a> Page<'a> {
+    #[must_use]
+    pub fn new(model: &'a PublicModel, freshness: Freshness, lang: Lang, path: &str) -> Page<'a> {
+        let depth = path.matches('/').count() + 1;
+        Page { model, freshness, lang, t: Texts::of(lang), path: path.to_owned(), root: "../".repeat(depth) }
+    }
+
+    #[must_use]
+    pub fn expired(&self) -> bool {
+        self.freshness == Freshness::Expired
+    }
+
+    #[must_use]
+    pub fn until_ms(&self) -> i64 {
+        self.model.valid_until.0
+    }
+
+    #[must_use]
+    pub fn css(&self) -> &'static str {
+        style()
+    }
+
+    #[must_use]
+    pub fn script(&self) -> &'static str {
+        SCRIPT.trim_end()
+    }
+
+    #[must_use]
+    pub fn csp(&self) -> &'static str {
+        content_security_policy()
+    }
+
+    #[must_use]
+    pub fn langs(&self) -> &'static [Lang; 4] {
+        &Lang::ALL
+    }
+
+    pub fn other_langs(&self) -> impl Iterator<Item = Lang> + '_ {
+        Lang::ALL.into_iter().filter(|lang| *lang != self.lang)
+    }
+
+    #[must_use]
+    pub fn class(&self, status: impl std::borrow::Borrow<ServiceStatus>) -> &'static str {
+        state_class(*status.borrow())
+    }
+
+    #[must_use]
+    pub fn word(&self, status: impl std::borrow::Borrow<ServiceStatus>) -> String {
+        self.t.get(match status.borrow() {
+            ServiceStatus::Up => "state-up",
+            ServiceStatus::Degraded => "state-degraded",
+            ServiceStatus::Down => "state-down",
+            ServiceStatus::Planned => "state-planned",
+            ServiceStatus::Unknown => "state-unknown",
+        })
+    }
+
+    #[must_use]
+    pub fn worst(&self) -> ServiceStatus {
+        self.model.worst(self.freshness)
+    }
+
+    /// The state a service may be shown in.
+    #[must_use]
+    pub fn status(&self, service: &PublicService) -> ServiceStatus {
+        if self.expired() { ServiceStatus::Unknown } else { service.status }
+    }
+
+    /// Whether effects and what still works have to be told.
+    #[must_use]
+    pub fn troubled(&self, service: &PublicService) -> bool {
+        self.status(service) != ServiceStatus::Up
+    }
+
+    /// The first sentence of the overview: what is wrong, of how many.
+    #[must_use]
+    pub fn headline(&self) -> String {
+        if self.expired() {
+            return self.expired_headline();
+        }
+        let total = self.model.services.len();
+        let key = match self.worst() {
+            _ if total == 0 => return self.t.get("head-none"),
+            ServiceStatus::Up => return self.t.with("head-all-up", "total", total),
+            ServiceStatus::Degraded => "head-degraded",
+            ServiceStatus::Down => "head-down",
+            ServiceStatus::Planned => "head-planned",
+            ServiceStatus::Unknown => "head-unknown",
+        };
+        self.t.with2(key, ("count", self.model.count(self.worst())), ("total", total))
+    }
+
+    /// "State unknown since": the time of the last state that was known.
+    #[must_use]
+    pub fn expired_headline(&self) -> String {
+        self.t.with("head-expired", "time", when::full(self.model.as_of, self.lang).text)
+    }
+
+    #[must_use]
+    pub fn open_incidents(&self) -> Vec<&'a PublicIncident> {
+        let open = |incident: &&PublicIncident| incident.phase != IncidentPhase::Resolved && !self.expired();
+        self.model.incidents.iter().filter(open).collect()
+    }
+
+    #[must_use]
+    pub fn closed_incidents(&self) -> Vec<&'a PublicIncident> {
+        self.model.incidents.iter().filter(|incident| incident.phase == IncidentPhase::Resolved).take(5).collect()
+    }
+
+    #[must_use]
+    pub fn incidents_of(&self, service: &PublicService) -> Vec<&'a PublicIncident> {
+        self.model.incidents.iter().filter(|incident| incident.services.contains(&service.id)).collect()
+    }
+
+    #[must_use]
+    pub fn services_of(&self, incident: &PublicIncident) -> Vec<&'a PublicService> {
+        self.model.services.iter().filter(|service| incident.services.contains(&service.id)).collect()
+    }
+
+    #[must_use]
+    pub fn contacts(&self) -> Vec<&'a Localised> {
+        self.model.contacts(self.lang)
+    }
+
+    #[must_use]
+    pub fn phase(&self, phase: impl std::borrow::Borrow<IncidentPhase>) -> String {
+        self.t.get(&format!("phase-{}", phase.borrow().as_str()))
+    }
+
+    /// A profession's name; one that has none here shows as it is written in the policy.
+    #[must_use]
+    pub fn profession(&self, profession: &str) -> String {
+        const KNOWN: [&str; 7] = ["doctor", "pharmacist", "hospital", "integrator", "nurse", "patient", "everyone"];
+        if KNOWN.contains(&profession) { self.t.get(profession) } else { profession.to_owned() }
+    }
+
+    #[must_use]
+    pub fn fallback(&self, other: Lang) -> String {
+        self.t.with("fallback", "language", self.t.get(&format!("in-{other}")))
+    }
+
+    #[must_use]
+    pub fn procedure_word(&self, service: &PublicService) -> String {
+        if self.expired() {
+            return self.t.get("state-unknown");
+        }
+        self.t.get(&format!("procedure-{}", service.procedure.state.as_str()))
+    }
+
+    #[must_use]
+    pub fn procedure_class(&self, service: &PublicService) -> &'static str {
+        if self.expired() { "unknown-procedure" } else { service.procedure.state.as_str() }
+    }
+
+    #[must_use]
+    pub fn procedure_link(&self, service: &PublicService) -> String {
+        let wanted = self.expired() || service.procedure.state == ProcedureState::On;
+        self.t.get(if wanted { "procedure-do" } else { "procedure-open" })
+    }
+
+    #[must_use]
+    pub fn procedure_sentence(&self, service: &PublicService) -> String {
+        self.t.get(match (self.freshness, service.procedure.state) {
+            (Freshness::Expired, _) => "procedure-unknown",
+            (Freshness::Current, ProcedureState::On | ProcedureState::StandingDown) => "procedure-follow",
+            (Freshness::Current, ProcedureState::Off | ProcedureState::Armed) => "procedure-not-now",
+        })
+    }
+
+    /// Steps are written one per line.
+    #[must_use]
+    pub fn lines<'t>(&self, steps: &'t Localised) -> Vec<Shown<'t>> {
+        let Some(shown) = steps.show(self.lang) else { return Vec::new() };
+        let lines = shown.text.lines().map(str::trim).filter(|line| !line.is_empty());
+        lines.map(|text| Shown { text, fallback: shown.fallback }).collect()
+    }
+
+    /// A message around a time, as markup: the catalogue's text is escaped, the time element is not.
+    #[must_use]
+    pub fn time(&self, key: &str, at: impl std::borrow::Borrow<Wall>) -> String {
+        let element = time_element(&when::moment(*at.borrow(), self.model.as_of, self.lang));
+        escape(&self.t.with(key, "time", HOLE)).replacen(HOLE, &element, 1)
+    }
+
+    #[must_use]
+    pub fn full_time(&self, at: Wall) -> String {
+        time_element(&when::full(at, self.lang))
+    }
+
+    #[must_use]
+    pub fn as_of_sentence(&self) -> String {
+        let as_of = time_element(&when::full(self.model.as_of, self.lang));
+        let until = time_element(&when::moment(self.model.valid_until, self.model.as_of, self.lang));
+        escape(&self.t.with2("as-of", ("time", HOLE), ("until", HOLE)))
+            .replacen(HOLE, &as_of, 1)
+            .replacen(HOLE, &until, 1)
+    }
+
+    #[must_use]
+    pub fn lag_sentence(&self) -> Option<String> {
+        let (at, lag_ms) = self.model.last_change?;
+        let element = time_element(&when::moment(at, self.model.as_of, self.lang));
+        let seconds = self.decimal(lag_ms / 100, 1);
+        let sentence = self.t.with2("change-lag", ("time", HOLE), ("seconds", seconds));
+        Some(escape(&sentence).replacen(HOLE, &element, 1))
+    }
+
+    /// `9991` with two digits after the point as `99,91`, or `99.91` in English.
+    fn decimal(&self, scaled: u64, digits: u32) -> String {
+        let unit = 10_u64.pow(digits);
+        let point = if self.lang == Lang::En { '.' } else { ',' };
+        format!("{}{point}{:0width$}", scaled / unit, scaled % unit, width = digits as usize)
+    }
+
+    #[must_use]
+    pub fn share(&self, service: &PublicService) -> String {
+        share_up(&service.days).map_or_else(
+            || self.t.get("not-measured"),
+            |share| match share {
+                10_000 => "100\u{202f}%".to_owned(),
+                _ => format!("{}\u{202f}%", self.decimal(share, 2)),
+            },
+        )
+    }
+
+    #[must_use]
+    pub fn bars(&self, service: &PublicService) -> Vec<(&'static str, String)> {
+        bars::paths(&service.days, when::day_number(self.model.as_of))
+    }
+
+    #[must_use]
+    pub fn bars_label(&self, service: &PublicService) -> String {
+        let not_up = service.days.iter().filter(|day| day.degraded_ms + day.down_ms > 0).count();
+        match share_up(&service.days) {
+            None => self.t.get("bar-none"),
+            Some(_) => format!(
+                "{}; {}",
+                self.t.with("bar-label", "share", self.share(service)),
+                self.t.with("days-not-up", "count", not_up)
+            ),
+        }
+    }
+
+    #[must_use]
+    pub fn history_sentence(&self, service: &PublicService) -> String {
+        match share_up(&service.days) {
+            None => self.t.get("bar-none"),
+            Some(_) => self.t.with("history-sum", "share", self.share(service)),
+        }
+    }
+
+    #[must_use]
+    pub fn unmeasured_sentence(&self, service: &PublicService) -> Option<String> {
+        let first = service.days.first()?;
+        let covered = service.days.len() >= super::model::HISTORY_DAYS;
+        (!covered).then(|| self.t.with("days-unmeasured", "day", when::day(first.day, self.lang).text))
+    }
+
+    /// Newest day first.
+    #[must_use]
+    pub fn day_rows(&self, service: &PublicService) -> Vec<DayRow> {
+        service.days.iter().rev().map(|day| self.day_row(day)).collect()
+    }
+
+    fn day_row(&self, day: &Day) -> DayRow {
+        DayRow {
+            day: when::day(day.day, self.lang),
+            word: if day.bar() == ServiceStatus::Unknown { self.t.get("col-unmeasured") } else { self.word(day.bar()) },
+            cells: [day.up_ms, day.degraded_ms, day.down_ms, day.planned_ms, day.unmeasured_ms].map(length),
+        }
+    }
+
+    /// Every state of a bar with its shape and word.
+    #[must_use]
+    pub fn legend(&self) -> Vec<(&'static str, String, String)> {
+        let states = [
+            (ServiceStatus::Up, "col-up"),
+            (ServiceStatus::Degraded, "col-degraded"),
+            (ServiceStatus::Down, "col-down"),
+            (ServiceStatus::Planned, "col-planned"),
+            (ServiceStatus::Unknown, "col-unmeasured"),
+        ];
+        states.into_iter().map(|(status, key)| (state_class(status), bars::single(status), self.t.get(key))).collect()
+    }
+
+    #[must_use]
+    pub fn api_files(&self) -> [&'static str; 6] {
+        API_FILES
+    }
+}
+
+/// Stands for a time element in a message until the message has been escaped. A character no catalogue contains.
+const HOLE: &str = "\u{e000}";
+
+/// `2 h 05 min`, `12 min 40 s`, `3 s`; a dash for nothing.
+fn length(ms: u64) -> String {
+    let s = ms / 1000;
+    match (s / 3600, s / 60 % 60, s % 60) {
+        (0, 0, 0) if ms == 0 => "–".to_owned(),
+        (0, 0, 0) => "< 1\u{202f}s".to_owned(),
+        (0, 0, s) => format!("{s}\u{202f}s"),
+        (0, m, s) => format!("{m}\u{202f}min {s:02}\u{202f}s"),
+        (h, m, _) => format!("{h}\u{202f}h {m:02}\u{202f}min"),
+    }
+}
+
+fn time_element(moment: &Moment) -> String {
+    format!("<time datetime=\"{iso}\" title=\"{iso}\">{text}</time>", iso = moment.iso, text = escape(&moment.text))
+}
+
+#[must_use]
+pub fn escape(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for c in text.chars() {
+        match c {
+            '&' => out.push_str("&amp;"),
+            '<' => out.push_str("&lt;"),
+            '>' => out.push_str("&gt;"),
+            '"' => out.push_str("&quot;"),
+            '\'' => out.push_str("&#39;"),
+            _ => out.push(c),
+        }
+    }
+    out
+}
+
+fn style() -> &'static str {
+    static STYLE_TEXT: OnceLock<String> = OnceLock::new();
+    STYLE_TEXT.get_or_init(|| STYLE.replace('\n', ""))
+}
+
+/// The policy of every page: nothing but the page itself, its one style sheet and its one script, named by their hashes.
+#[must_use]
+pub fn content_security_policy() -> &'static str {
+    static POLICY: OnceLock<String> = OnceLock::new();
+    POLICY.get_or_init(|| {
+        let hash = |text: &str| STANDARD.encode(Sha256::digest(text.as_bytes()));
+        format!(
+            "default-src 'none'; style-src 'sha256-{}'; script-src 'sha256-{}'; connect-src 'self'; img-src data:; \
+             base-uri 'none'; form-action 'none'",
+            hash(style()),
+            hash(SCRIPT.trim_end())
+        )
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_script_stays_small() {
+        assert!(SCRIPT.len() <= 1024, "{} bytes", SCRIPT.len());
+    }
+
+    #[test]
+    fn lengths_are_readable() {
+        assert_eq!(length(0), "–");
+        assert_eq!(length(400), "< 1\u{202f}s");
+        assert_eq!(length(86_400_000), "24\u{202f}h 00\u{202f}min");
+        assert_eq!(length(760_000), "12\u{202f}min 40\u{202f}s");
+    }
+}

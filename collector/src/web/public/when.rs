@@ -1,0 +1,136 @@
+//! Wall times as readers in Belgium see them: local time of Brussels in words, ISO 8601 for machines.
+
+use std::time::Duration;
+
+use bcp_core::time::Wall;
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+use time_tz::OffsetDateTimeExt;
+
+use super::lang::Lang;
+
+/// A moment to show: `<time datetime title>text</time>`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Moment {
+    pub text: String,
+    /// RFC 3339 with the local offset.
+    pub iso: String,
+}
+
+/// `10:41:20` on the day of `today`, `23 november 10:41` on another.
+#[must_use]
+pub fn moment(at: Wall, today: Wall, lang: Lang) -> Moment {
+    let (local, today) = (brussels(at), brussels(today));
+    let text = if local.date() == today.date() { clock(local) } else { date_and_clock(local, lang) };
+    Moment { text, iso: iso(local) }
+}
+
+/// `23 november 2026 10:41:20`, whatever day it is.
+#[must_use]
+pub fn full(at: Wall, lang: Lang) -> Moment {
+    let local = brussels(at);
+    let text = format!("{} {} {}", day_and_month(local, lang), local.year(), clock(local));
+    Moment { text, iso: iso(local) }
+}
+
+/// `23 november 2026` of a day number (days since 1970 in Brussels).
+#[must_use]
+pub fn day(days_since_1970: i64, lang: Lang) -> Moment {
+    let noon = OffsetDateTime::UNIX_EPOCH + Duration::from_secs(12 * 3600) + time::Duration::days(days_since_1970);
+    Moment {
+        text: format!("{} {}", day_and_month(noon, lang), noon.year()),
+        iso: format!("{:04}-{:02}-{:02}", noon.year(), u8::from(noon.month()), noon.day()),
+    }
+}
+
+/// The day number of a moment in Brussels.
+#[must_use]
+pub fn day_number(at: Wall) -> i64 {
+    i64::from(brussels(at).date().to_julian_day()) - JULIAN_DAY_OF_1970
+}
+
+const JULIAN_DAY_OF_1970: i64 = 2_440_588;
+
+/// RFC 3339 in UTC with milliseconds, for JSON and feeds.
+#[must_use]
+pub fn utc(at: Wall) -> String {
+    let format = time::macros::format_description!("[year]-[month]-[day]T[hour]:[minute]:[second].[subsecond digits:3]Z");
+    instant(at).format(&format).unwrap_or_else(|_| "1970-01-01T00:00:00.000Z".to_owned())
+}
+
+/// Outside the years that can be written a wall time shows as 1970: a label may be odd, never an error.
+fn instant(at: Wall) -> OffsetDateTime {
+    OffsetDateTime::from_unix_timestamp_nanos(i128::from(at.0) * 1_000_000).unwrap_or(OffsetDateTime::UNIX_EPOCH)
+}
+
+fn brussels(at: Wall) -> OffsetDateTime {
+    instant(at).to_timezone(time_tz::timezones::db::europe::BRUSSELS)
+}
+
+fn iso(local: OffsetDateTime) -> String {
+    local.replace_nanosecond(0).unwrap_or(local).format(&Rfc3339).unwrap_or_default()
+}
+
+fn clock(local: OffsetDateTime) -> String {
+    format!("{:02}:{:02}:{:02}", local.hour(), local.minute(), local.second())
+}
+
+fn date_and_clock(local: OffsetDateTime, lang: Lang) -> String {
+    format!("{} {:02}:{:02}", day_and_month(local, lang), local.hour(), local.minute())
+}
+
+fn day_and_month(local: OffsetDateTime, lang: Lang) -> String {
+    let month = MONTHS[lang as usize][usize::from(u8::from(local.month())) - 1];
+    let dot = if lang == Lang::De { "." } else { "" };
+    format!("{}{dot} {month}", local.day())
+}
+
+const MONTHS: [[&str; 12]; 4] = [
+    [
+        "januari", "februari", "maart", "april", "mei", "juni", "juli", "augustus", "september", "oktober", "november",
+        "december",
+    ],
+    [
+        "janvier", "février", "mars", "avril", "mai", "juin", "juillet", "août", "septembre", "octobre", "novembre",
+        "décembre",
+    ],
+    [
+        "Januar", "Februar", "März", "April", "Mai", "Juni", "Juli", "August", "September", "Oktober", "November",
+        "Dezember",
+    ],
+    [
+        "January", "February", "March", "April", "May", "June", "July", "August", "September", "October", "November",
+        "December",
+    ],
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// 2026-11-23 09:41:20 UTC.
+    const AS_OF: Wall = Wall(1_795_426_880_000);
+
+    #[test]
+    fn times_are_brussels_time_in_winter_and_summer() {
+        assert_eq!(moment(AS_OF, AS_OF, Lang::Nl).text, "10:41:20");
+        assert_eq!(moment(AS_OF, AS_OF, Lang::Nl).iso, "2026-11-23T10:41:20+01:00");
+        let summer = Wall(1_782_900_000_000);
+        assert_eq!(moment(summer, AS_OF, Lang::De).text, "1. Juli 12:00");
+        assert_eq!(full(AS_OF, Lang::Fr).text, "23 novembre 2026 10:41:20");
+        assert_eq!(utc(AS_OF), "2026-11-23T09:41:20.000Z");
+    }
+
+    #[test]
+    fn day_numbers_go_round() {
+        assert_eq!(day_number(Wall(0)), 0);
+        assert_eq!(day(day_number(AS_OF), Lang::En).text, "23 November 2026");
+        // 23:30 UTC is the next day in Brussels.
+        assert_eq!(day_number(Wall(AS_OF.0 + 14 * 3_600_000)), day_number(AS_OF) + 1);
+    }
+
+    #[test]
+    fn an_impossible_time_is_no_panic() {
+        assert!(utc(Wall(i64::MAX)).starts_with("1970"));
+    }
+}
