@@ -87,7 +87,11 @@ impl fmt::Display for Lang {
 
 /// One text in several languages, as the policy and the incidents carry it.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Localised(pub BTreeMap<String, String>);
+pub struct Localised {
+    pub texts: BTreeMap<String, String>,
+    /// The language to show where one is missing.
+    pub fallback: Option<Lang>,
+}
 
 /// A text to show, and the language it is really in where that is not the page's own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -101,12 +105,13 @@ impl Localised {
     /// The text in `lang`, or else in the first language that has it.
     #[must_use]
     pub fn show(&self, lang: Lang) -> Option<Shown<'_>> {
-        let in_lang = |lang: Lang| self.0.get(lang.as_str()).map(String::as_str).filter(|text| !text.is_empty());
+        let in_lang = |lang: Lang| self.texts.get(lang.as_str()).map(String::as_str).filter(|text| !text.is_empty());
         if let Some(text) = in_lang(lang) {
             return Some(Shown { text, fallback: None });
         }
-        [Lang::En, Lang::Nl, Lang::Fr, Lang::De]
+        self.fallback
             .into_iter()
+            .chain([Lang::En, Lang::Nl, Lang::Fr, Lang::De])
             .find_map(|other| in_lang(other).map(|text| Shown { text, fallback: Some(other) }))
     }
 
@@ -118,13 +123,23 @@ impl Localised {
 
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.0.values().all(String::is_empty)
+        self.texts.values().all(String::is_empty)
     }
 }
 
 impl From<&BTreeMap<String, String>> for Localised {
     fn from(texts: &BTreeMap<String, String>) -> Self {
-        Localised(texts.clone())
+        Localised { texts: texts.clone(), fallback: None }
+    }
+}
+
+impl Localised {
+    /// A message of the catalogues in every language, as automatic texts are.
+    #[must_use]
+    pub fn from_message(key: &str, service: &Localised) -> Localised {
+        let text = |lang: Lang| Texts::of(lang).with(key, "service", service.plain(lang));
+        let texts = Lang::ALL.into_iter().map(|lang| (lang.as_str().to_owned(), text(lang))).collect();
+        Localised { texts, fallback: None }
     }
 }
 
@@ -256,7 +271,8 @@ mod tests {
 
     #[test]
     fn a_missing_language_falls_back_with_a_label() {
-        let text = Localised(BTreeMap::from([("fr".to_owned(), "Bonjour".to_owned())]));
+        let texts = BTreeMap::from([("fr".to_owned(), "Bonjour".to_owned())]);
+        let text = Localised { texts, fallback: None };
         assert_eq!(text.show(Lang::Fr), Some(Shown { text: "Bonjour", fallback: None }));
         assert_eq!(text.show(Lang::De), Some(Shown { text: "Bonjour", fallback: Some(Lang::Fr) }));
         assert_eq!(Localised::default().show(Lang::En), None);

@@ -128,7 +128,7 @@ pub struct PublicUpdate {
 /// One day of a service, in milliseconds of each state. They add up to the part of the day that has passed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Day {
-    /// Days since 1970 in Brussels.
+    /// Days since 1970, UTC.
     pub day: i64,
     pub up_ms: u64,
     pub degraded_ms: u64,

@@ -228,8 +228,19 @@ impl<'a> Page<'a> {
         if KNOWN.contains(&profession) { self.t.get(profession) } else { profession.to_owned() }
     }
 
+    /// Only the words of a text.
     #[must_use]
-    pub fn fallback(&self, other: Lang) -> String {
+    pub fn plain<'t>(&self, text: &'t Localised) -> &'t str {
+        text.plain(self.lang)
+    }
+
+    #[must_use]
+    pub fn show<'t>(&self, text: &'t Localised) -> Option<Shown<'t>> {
+        text.show(self.lang)
+    }
+
+    #[must_use]
+    pub fn fallback(&self, other: &Lang) -> String {
         self.t.with("fallback", "language", self.t.get(&format!("in-{other}")))
     }
 
@@ -277,8 +288,8 @@ impl<'a> Page<'a> {
     }
 
     #[must_use]
-    pub fn full_time(&self, at: Wall) -> String {
-        time_element(&when::full(at, self.lang))
+    pub fn full_time(&self, at: &Wall) -> String {
+        time_element(&when::full(*at, self.lang))
     }
 
     #[must_use]
@@ -288,6 +299,12 @@ impl<'a> Page<'a> {
         escape(&self.t.with2("as-of", ("time", HOLE), ("until", HOLE)))
             .replacen(HOLE, &as_of, 1)
             .replacen(HOLE, &until, 1)
+    }
+
+    #[must_use]
+    pub fn agreeing_sentence(&self) -> Option<String> {
+        let (count, total) = self.model.agreeing?;
+        Some(self.t.with2("agreeing", ("count", count), ("total", total)))
     }
 
     #[must_use]

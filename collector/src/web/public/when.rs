@@ -33,7 +33,7 @@ pub fn full(at: Wall, lang: Lang) -> Moment {
     Moment { text, iso: iso(local) }
 }
 
-/// `23 november 2026` of a day number (days since 1970 in Brussels).
+/// `23 november 2026` of a day number (days since 1970, UTC).
 #[must_use]
 pub fn day(days_since_1970: i64, lang: Lang) -> Moment {
     let noon = OffsetDateTime::UNIX_EPOCH + Duration::from_secs(12 * 3600) + time::Duration::days(days_since_1970);
@@ -43,18 +43,17 @@ pub fn day(days_since_1970: i64, lang: Lang) -> Moment {
     }
 }
 
-/// The day number of a moment in Brussels.
+/// The day number of a moment. History is counted in UTC days, which all have the same length.
 #[must_use]
-pub fn day_number(at: Wall) -> i64 {
-    i64::from(brussels(at).date().to_julian_day()) - JULIAN_DAY_OF_1970
+pub const fn day_number(at: Wall) -> i64 {
+    at.0.div_euclid(86_400_000)
 }
-
-const JULIAN_DAY_OF_1970: i64 = 2_440_588;
 
 /// RFC 3339 in UTC with milliseconds, for JSON and feeds.
 #[must_use]
 pub fn utc(at: Wall) -> String {
-    let format = time::macros::format_description!("[year]-[month]-[day]T[hour]:[minute]:[second].[subsecond digits:3]Z");
+    let format =
+        time::macros::format_description!("[year]-[month]-[day]T[hour]:[minute]:[second].[subsecond digits:3]Z");
     instant(at).format(&format).unwrap_or_else(|_| "1970-01-01T00:00:00.000Z".to_owned())
 }
 
@@ -87,19 +86,59 @@ fn day_and_month(local: OffsetDateTime, lang: Lang) -> String {
 
 const MONTHS: [[&str; 12]; 4] = [
     [
-        "januari", "februari", "maart", "april", "mei", "juni", "juli", "augustus", "september", "oktober", "november",
+        "januari",
+        "februari",
+        "maart",
+        "april",
+        "mei",
+        "juni",
+        "juli",
+        "augustus",
+        "september",
+        "oktober",
+        "november",
         "december",
     ],
     [
-        "janvier", "février", "mars", "avril", "mai", "juin", "juillet", "août", "septembre", "octobre", "novembre",
+        "janvier",
+        "février",
+        "mars",
+        "avril",
+        "mai",
+        "juin",
+        "juillet",
+        "août",
+        "septembre",
+        "octobre",
+        "novembre",
         "décembre",
     ],
     [
-        "Januar", "Februar", "März", "April", "Mai", "Juni", "Juli", "August", "September", "Oktober", "November",
+        "Januar",
+        "Februar",
+        "März",
+        "April",
+        "Mai",
+        "Juni",
+        "Juli",
+        "August",
+        "September",
+        "Oktober",
+        "November",
         "Dezember",
     ],
     [
-        "January", "February", "March", "April", "May", "June", "July", "August", "September", "October", "November",
+        "January",
+        "February",
+        "March",
+        "April",
+        "May",
+        "June",
+        "July",
+        "August",
+        "September",
+        "October",
+        "November",
         "December",
     ],
 ];
@@ -125,8 +164,7 @@ mod tests {
     fn day_numbers_go_round() {
         assert_eq!(day_number(Wall(0)), 0);
         assert_eq!(day(day_number(AS_OF), Lang::En).text, "23 November 2026");
-        // 23:30 UTC is the next day in Brussels.
-        assert_eq!(day_number(Wall(AS_OF.0 + 14 * 3_600_000)), day_number(AS_OF) + 1);
+        assert_eq!(day_number(Wall(-1)), -1);
     }
 
     #[test]
