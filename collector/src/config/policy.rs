@@ -237,6 +237,8 @@ fn service(section: &mut Section<'_>) -> Option<ServicePolicy> {
     let checks = section.optional("checks", "devices of kind `check`", ids);
     let effect = section.optional("effect", "profession, then language", by_profession());
     let procedure = section.optional("procedure", "profession, then language", by_profession());
+    let still_works = section.optional("still_works", "one sentence by language", by_language());
+    let contact = section.optional("contact", "one sentence by language", by_language());
     Some(ServicePolicy {
         title: title?,
         summary: summary.unwrap_or_default(),
@@ -245,6 +247,8 @@ fn service(section: &mut Section<'_>) -> Option<ServicePolicy> {
         checks: checks.unwrap_or_default(),
         effect: effect.unwrap_or_default(),
         procedure: procedure.unwrap_or_default(),
+        still_works: still_works.unwrap_or_default(),
+        contact: contact.unwrap_or_default(),
     })
 }
 

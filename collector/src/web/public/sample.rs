@@ -39,6 +39,28 @@ pub fn sample(count: usize) -> PublicModel {
     }
 }
 
+/// The same, as if it were made at `as_of`.
+#[must_use]
+pub fn at(as_of: Wall, mut model: PublicModel) -> PublicModel {
+    let shift = as_of.0 - model.as_of.0;
+    let days = day_number(as_of) - day_number(model.as_of);
+    let moved = |at: &mut Wall| at.0 += shift;
+    moved(&mut model.as_of);
+    moved(&mut model.valid_until);
+    model.last_change.iter_mut().for_each(|(at, _)| moved(at));
+    for service in &mut model.services {
+        let times = [&mut service.since, &mut service.procedure.since, &mut service.next_update_due];
+        times.into_iter().flatten().for_each(moved);
+        service.days.iter_mut().for_each(|day| day.day += days);
+    }
+    for incident in &mut model.incidents {
+        moved(&mut incident.opened);
+        [&mut incident.resolved, &mut incident.next_update_due].into_iter().flatten().for_each(moved);
+        incident.updates.iter_mut().for_each(|update| moved(&mut update.at));
+    }
+    model
+}
+
 /// The same with every service working and no open incident.
 #[must_use]
 pub fn calm(count: usize) -> PublicModel {
