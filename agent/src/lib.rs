@@ -11,5 +11,7 @@ pub mod plan;
 pub mod profile;
 pub mod publish;
 pub mod schedule;
+pub mod self_stats;
+pub mod source;
 pub mod span;
 pub mod spool;

@@ -1,0 +1,196 @@
+//! The readings of one device: what its points are called, what they read last, what may be told about them.
+//!
+//! Knows: the order of points, derived ones and table rows; which optional ones were ever seen. Refuses to know: how
+//! anything was read.
+
+use std::sync::Arc;
+
+use bcp_wire::presence::PointMeta;
+use bcp_wire::{BadReason, DeviceMeta, PointName, WIRE_VERSION};
+
+use crate::config::DeviceConfig;
+use crate::derive::Reading;
+use crate::outbound::Sample;
+
+/// A point as people and the collector see it.
+#[derive(Debug, Clone)]
+pub struct Described {
+    pub name: PointName,
+    pub unit: &'static str,
+    /// OID, register or `derived`.
+    pub source: String,
+    pub publish: bool,
+    pub optional: bool,
+    /// It was read at least once. An optional point that never was is not told to anybody.
+    seen: bool,
+    /// The bytes of the last reading in hexadecimal, where somebody watches.
+    pub raw: Option<String>,
+}
+
+/// One device and its latest poll. Readings stand in the order: points of the profile, derived points, table rows.
+#[derive(Debug)]
+pub struct DeviceState {
+    pub config: Arc<DeviceConfig>,
+    pub firmware: Option<String>,
+    described: Vec<Described>,
+    readings: Vec<Reading>,
+    offsets_ms: Vec<i64>,
+    meta_changed: bool,
+}
+
+impl DeviceState {
+    #[must_use]
+    pub fn new(config: Arc<DeviceConfig>) -> DeviceState {
+        let profile = &config.profile;
+        let points = profile.points.iter().map(|point| Described {
+            name: point.name.clone(),
+            unit: point.unit,
+            source: point.address.to_string(),
+            publish: point.publish,
+            optional: point.optional,
+            seen: false,
+            raw: None,
+        });
+        let derived = profile.derived.iter().map(|derived| Described {
+            name: derived.name.clone(),
+            unit: derived.unit,
+            source: "derived".to_owned(),
+            publish: true,
+            // Whether there is a value follows from its inputs.
+            optional: true,
+            seen: false,
+            raw: None,
+        });
+        let described: Vec<_> = points.chain(derived).collect();
+        let count = described.len();
+        DeviceState {
+            config,
+            firmware: None,
+            described,
+            readings: vec![None; count],
+            offsets_ms: vec![0; count],
+            meta_changed: false,
+        }
+    }
+
+    /// Points and derived ones: the rows of tables follow.
+    #[must_use]
+    pub fn fixed(&self) -> usize {
+        self.config.profile.points.len() + self.config.profile.derived.len()
+    }
+
+    /// Replaces the rows of tables.
+    pub fn set_rows(&mut self, rows: impl IntoIterator<Item = (PointName, &'static str, String, bool)>) {
+        let fixed = self.fixed();
+        let before: Vec<PointName> = self.described.drain(fixed..).map(|row| row.name).collect();
+        self.described.extend(rows.into_iter().map(|(name, unit, source, optional)| Described {
+            name,
+            unit,
+            source,
+            publish: true,
+            optional,
+            seen: true,
+            raw: None,
+        }));
+        self.meta_changed |= !self.described[fixed..].iter().map(|row| &row.name).eq(before.iter());
+        self.readings.resize(self.described.len(), None);
+        self.offsets_ms.resize(self.described.len(), 0);
+    }
+
+    pub fn set_firmware(&mut self, firmware: String) {
+        if self.firmware.as_ref() != Some(&firmware) {
+            self.firmware = Some(firmware);
+            self.meta_changed = true;
+        }
+    }
+
+    /// Starts a poll: nothing is known.
+    pub fn begin(&mut self) {
+        self.readings.fill(None);
+        self.offsets_ms.fill(0);
+    }
+
+    pub fn set(&mut self, index: usize, reading: Reading, offset_ms: i64) {
+        if let (Some(slot), Some(offset)) = (self.readings.get_mut(index), self.offsets_ms.get_mut(index)) {
+            *slot = reading;
+            *offset = offset_ms;
+        }
+    }
+
+    pub fn set_raw(&mut self, index: usize, raw: String) {
+        if let Some(described) = self.described.get_mut(index) {
+            described.raw = Some(raw);
+        }
+    }
+
+    /// A point is bad, or simply not there where the device may lack it and never had it.
+    pub fn set_bad(&mut self, index: usize, reason: BadReason) {
+        let absent = self.described.get(index).is_none_or(|point| point.optional && !point.seen);
+        self.set(index, (!absent).then_some(Err(reason)), 0);
+    }
+
+    /// Ends a poll: computes derived points and gives what is to be published.
+    pub fn finish(&mut self) -> Vec<Sample> {
+        let profile = Arc::clone(&self.config.profile);
+        let first = profile.points.len();
+        for (i, derived) in profile.derived.iter().enumerate() {
+            let index = first + i;
+            let reading = derived.formula.evaluate(self.readings.get(..index).unwrap_or_default());
+            self.set(index, reading, 0);
+        }
+        let mut samples = Vec::with_capacity(self.described.len());
+        for ((described, reading), offset) in self.described.iter_mut().zip(&self.readings).zip(&self.offsets_ms) {
+            let Some(result) = reading else { continue };
+            if !described.seen {
+                described.seen = true;
+                self.meta_changed |= described.optional && described.publish;
+            }
+            if described.publish {
+                samples.push((described.name.clone(), *offset, result.clone()));
+            }
+        }
+        samples
+    }
+
+    /// What the device is, if that changed since it was last asked for.
+    pub fn changed_meta(&mut self) -> Option<DeviceMeta> {
+        std::mem::take(&mut self.meta_changed).then(|| self.meta())
+    }
+
+    #[must_use]
+    pub fn meta(&self) -> DeviceMeta {
+        let interval_ms = u64::try_from(self.config.interval.as_millis()).unwrap_or(u64::MAX);
+        let profile = &self.config.profile;
+        let proven = match (&profile.fingerprint, &self.firmware) {
+            (Some(fingerprint), Some(firmware)) => fingerprint.covers(firmware),
+            _ => true,
+        };
+        DeviceMeta {
+            v: WIRE_VERSION,
+            i: 0,
+            device: self.config.id.clone(),
+            kind: self.config.kind.clone(),
+            profile: Some(profile.reference.clone()),
+            firmware: self.firmware.clone(),
+            firmware_proven: proven,
+            parent: self.config.parent.clone(),
+            location: self.config.location.clone(),
+            points: self
+                .described
+                .iter()
+                .filter(|point| point.publish && (point.seen || !point.optional))
+                .map(|point| PointMeta {
+                    name: point.name.clone(),
+                    unit: point.unit.to_owned(),
+                    interval_ms,
+                    source: Some(point.source.clone()),
+                })
+                .collect(),
+        }
+    }
+
+    /// Points with their latest readings, for people.
+    pub fn rows(&self) -> impl Iterator<Item = (&Described, &Reading)> {
+        self.described.iter().zip(&self.readings)
+    }
+}
