@@ -260,8 +260,8 @@ pub struct IngestView {
     pub samples: u64,
     pub duplicates: u64,
     /// Payloads that were not the contract's, by reason.
-    pub invalid: BTreeMap<String, u64>,
-    pub last_offender: Option<Offender>,
+    pub refused: BTreeMap<String, u64>,
+    pub last_refused: Option<Offender>,
     /// Payloads received and not yet committed.
     pub uncommitted: usize,
     /// Time of the last commit, milliseconds.
