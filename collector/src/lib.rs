@@ -21,4 +21,4 @@ pub mod supervise;
 pub mod web;
 
 pub use config::Config;
-pub use shutdown::Shutdown;
+pub use shutdown::{Shutdown, ShutdownTrigger};
