@@ -2,11 +2,16 @@
 //!
 //! It enters the log as an item, so every decision can be replayed with the rules that were in force.
 
+mod check;
+
 use std::collections::BTreeMap;
+use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
 use bcp_wire::{Id, Site};
+
+pub use check::{Fault, MAX_DURATION_MS, Problem, RHO_PERCENT};
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Policy {
@@ -102,6 +107,19 @@ pub enum LossPolicy {
     Fence,
 }
 
+impl fmt::Display for MoveWhen {
+    /// As it is configured.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            MoveWhen::SiteLost => f.write_str("site_lost(holder)"),
+            MoveWhen::ServiceDown { for_ms } if for_ms % 1_000 == 0 => {
+                write!(f, "service_down(holder) for {}s", for_ms / 1_000)
+            }
+            MoveWhen::ServiceDown { for_ms } => write!(f, "service_down(holder) for {for_ms}ms"),
+        }
+    }
+}
+
 /// Why a ticket may move by itself.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "when", rename_all = "snake_case")]
@@ -135,7 +153,7 @@ pub struct TicketPolicy {
     pub stable_for_ms: u64,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct ServicePolicy {
     /// Public names, by language (`nl fr de en`).
     pub title: BTreeMap<String, String>,

@@ -4,6 +4,10 @@
 //! matters first: renewals are stamped before expiry is judged), judge tickets, then alarms, services and the
 //! publication point. Ledger entries come out in that order.
 
+mod apply;
+
+use std::collections::BTreeSet;
+
 use serde::{Deserialize, Serialize};
 
 use bcp_wire::control::GateSync;
@@ -11,7 +15,6 @@ use bcp_wire::{Id, Site};
 
 use crate::alarms::{AlarmCommand, AlarmVotes};
 use crate::failover::{Observation, TicketCommand};
-use crate::ledger::LedgerEntry;
 use crate::policy::Policy;
 use crate::status::{IncidentCommand, ServiceVotes};
 use crate::time::{LogTime, Wall};
@@ -45,6 +48,9 @@ pub enum Item {
     ServiceVotes(ServiceVotes),
     Command(OperatorCommand),
 }
+
+/// Commands whose answer is remembered: far more than clients can be retrying at once.
+pub const MAX_RESULTS: usize = 512;
 
 /// What an operator asked for. Applied once per key, whoever retries it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -91,6 +97,10 @@ pub struct Replica {
     pub publication: Publication,
     pub ledger: crate::ledger::Head,
     pub results: Vec<CommandResult>,
+    /// Alarm keys that tickets hold active, to clear them when their condition is over.
+    pub conditions: BTreeSet<String>,
+    /// Hash of a policy that was refused, so that it is said once.
+    pub refused_policy: Option<String>,
 }
 
 /// Point of the log at which the public page is rendered: the same bytes on all three collectors.
@@ -124,11 +134,5 @@ impl Replica {
     #[must_use]
     pub fn result_of(&self, key: &str) -> Option<&CommandResult> {
         self.results.iter().rev().find(|result| result.key == key)
-    }
-
-    /// Applies one tick. Pure, total: no input makes it panic or stop.
-    pub fn apply(&mut self, index: u64, tick: &Tick) -> Vec<LedgerEntry> {
-        let _ = (index, tick);
-        Vec::new()
     }
 }

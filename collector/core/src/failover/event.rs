@@ -132,6 +132,19 @@ pub enum TicketEvent {
         to: Site,
         epoch: Epoch,
     },
+    /// What the question was about is gone.
+    ConfirmationWithdrawn {
+        ticket: Id,
+        to: Site,
+        epoch: Epoch,
+    },
+    /// A drain was given up before any gate had closed its epoch: the holder just goes on.
+    DrainCancelled {
+        ticket: Id,
+        holder: Site,
+        epoch: Epoch,
+        reason: String,
+    },
     /// `mode = "observe"`: what would have been done.
     WouldMove {
         ticket: Id,
@@ -169,6 +182,14 @@ pub struct Happened {
     pub event: TicketEvent,
 }
 
+/// How an event hangs together with the others of its ticket.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Link {
+    Begins,
+    Follows,
+    Alone,
+}
+
 /// Author of what follows from the rules alone.
 pub const SYSTEM: &str = "system";
 
@@ -195,11 +216,43 @@ impl TicketEvent {
             | E::Unfrozen { ticket, .. }
             | E::ConfirmationAsked { ticket, .. }
             | E::ConfirmationLapsed { ticket, .. }
+            | E::ConfirmationWithdrawn { ticket, .. }
+            | E::DrainCancelled { ticket, .. }
             | E::WouldMove { ticket, .. }
             | E::Withheld { ticket, .. }
             | E::Weighed { ticket, .. }
             | E::RulesChanged { ticket, .. }
             | E::Retired { ticket, .. } => ticket,
+        }
+    }
+
+    /// Part of a chain (loss, grant, steps, end): its cause is the entry before it in the same chain.
+    #[must_use]
+    pub const fn link(&self) -> Link {
+        use TicketEvent as E;
+        match self {
+            E::Expired { .. } | E::Closed { .. } | E::DrainStarted { .. } | E::ConfirmationAsked { .. } => Link::Begins,
+            E::Released { .. }
+            | E::Lapsing { .. }
+            | E::Granted { .. }
+            | E::Effective { .. }
+            | E::StepDone { .. }
+            | E::StepFailed { .. }
+            | E::CoveredByTime { .. }
+            | E::Compensating { .. }
+            | E::MoveFinished { .. }
+            | E::MoveStuck { .. }
+            | E::DrainCancelled { .. }
+            | E::ConfirmationLapsed { .. }
+            | E::ConfirmationWithdrawn { .. }
+            | E::Withheld { .. } => Link::Follows,
+            E::Latched { .. }
+            | E::Frozen { .. }
+            | E::Unfrozen { .. }
+            | E::WouldMove { .. }
+            | E::Weighed { .. }
+            | E::RulesChanged { .. }
+            | E::Retired { .. } => Link::Alone,
         }
     }
 
@@ -278,6 +331,12 @@ impl TicketEvent {
             }
             E::ConfirmationLapsed { ticket, to, .. } => {
                 format!("Nobody confirmed in time that {ticket} moves to site {to}: nothing was moved.")
+            }
+            E::ConfirmationWithdrawn { ticket, to, .. } => {
+                format!("{ticket} need not move to site {to} any more: the question is withdrawn.")
+            }
+            E::DrainCancelled { ticket, holder, epoch, reason } => {
+                format!("{ticket} stays at site {holder} under epoch {epoch}; the planned move was given up: {reason}.")
             }
             E::WouldMove { ticket, to, cause, .. } => {
                 format!("{ticket} would have moved to site {to} ({cause}); its mode is observe, so nothing was done.")

@@ -6,29 +6,38 @@
 //! Invariants: nothing expires unless log time passed; a grant to another site takes effect only after a clean release or
 //! the full wait; `w` never holds; frozen, off and observe change nothing by themselves; every state has an exit.
 
+mod answer;
+mod command;
+mod conditions;
 pub mod decide;
 pub mod event;
 pub mod explain;
 pub mod freshness;
+mod intake;
+mod judge;
 pub mod lease;
 pub mod observe;
+mod progress;
 pub mod saga;
+mod show;
 pub mod ticket;
 pub mod view;
+mod weigh;
 
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use bcp_wire::control::{GateSync, TicketAnswer};
 use bcp_wire::{Epoch, Id, Site};
 
+pub use command::Refusal;
 pub use event::TicketEvent;
+pub use intake::gate_fresh_ms;
 pub use ticket::Ticket;
 pub use view::{CanFailover, Explanation, TicketView};
 
 use crate::alarms::Priority;
-use crate::policy::{Policy, Timing};
+use crate::policy::Timing;
 use crate::time::LogTime;
 
 /// What one decide process sees of a site.
@@ -79,38 +88,14 @@ pub struct Condition {
     pub explain: String,
 }
 
+/// The agreed state of all tickets.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct State {
     /// Log time of the last tick.
     pub now: LogTime,
     pub timing: Option<Timing>,
+    /// Of the agreed policy; observers that name another one run another configuration.
+    pub policy_hash: String,
     pub tickets: BTreeMap<Id, Ticket>,
-}
-
-impl State {
-    /// What a gate is told once its request is applied. `renewed` only if that very nonce's renewal was.
-    #[must_use]
-    pub fn answer(&self, site: Site, gate: &Id, sync: &GateSync) -> Vec<TicketAnswer> {
-        let _ = (site, gate, sync);
-        Vec::new()
-    }
-
-    #[must_use]
-    pub fn views(&self, policy: &Policy) -> Vec<TicketView> {
-        let _ = policy;
-        Vec::new()
-    }
-
-    #[must_use]
-    pub fn explain(&self, policy: &Policy, ticket: &Id) -> Option<Explanation> {
-        let _ = (policy, ticket);
-        None
-    }
-
-    /// Everything about tickets that an operator must see; fed to the alarms as agreed conditions.
-    #[must_use]
-    pub fn alarm_conditions(&self, policy: &Policy) -> Vec<Condition> {
-        let _ = policy;
-        Vec::new()
-    }
+    pub board: observe::Board,
 }

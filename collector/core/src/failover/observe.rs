@@ -1,1 +1,197 @@
 //! What the three collectors see, and when that is a vote.
+//!
+//! Knows: the last word of each observer, and how old it is in log time. Refuses to know: how an observer looks. Invariants:
+//! an expired word is unknown and never a vote; silence counts only from an observer that has listened without a gap for a
+//! full settling time, so processes that wake up together cannot agree that everybody is gone.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use bcp_wire::{Id, Site};
+
+use super::{Observation, Sight};
+use crate::status::{ServiceStatus, ServiceVotes};
+use crate::time::LogTime;
+
+/// An observation is renewed every second; three missed in a row are no knowledge any more.
+pub const OBSERVATION_EXPIRES_MS: u64 = 3_000;
+/// Words about services come from serve and expire as its alarm votes do.
+pub const SERVICE_WORD_EXPIRES_MS: u64 = crate::alarms::VOTE_EXPIRY_MS;
+/// Listening time before an observer's silence counts: the time after which a site may be called silent at all.
+pub const SETTLE_MS: u64 = 4_000;
+/// Votes that make a majority of the three.
+pub const MAJORITY: usize = 2;
+
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+pub struct Board {
+    pub sights: BTreeMap<Site, Sights>,
+    pub services: BTreeMap<Site, ServiceWord>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Sights {
+    pub session: u64,
+    /// This session is heard without a gap since.
+    pub since: LogTime,
+    pub at: LogTime,
+    pub policy_hash: String,
+    pub control: BTreeMap<Site, Sight>,
+    pub agents: BTreeMap<Site, Sight>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ServiceWord {
+    pub at: LogTime,
+    pub by_site: BTreeMap<Id, BTreeMap<Site, ServiceStatus>>,
+}
+
+/// What one observer's word is worth for "is this site lost".
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Vote {
+    Lost,
+    There,
+    /// Expired, not settled, or it says itself that it does not know.
+    Unknown,
+}
+
+impl Board {
+    /// Takes in an observation; true where it says something new.
+    pub fn observe(&mut self, seen: &Observation, now: LogTime) -> bool {
+        let before = self.sights.get(&seen.observer);
+        let unbroken = before.filter(|b| b.session == seen.session && now.since(b.at) < OBSERVATION_EXPIRES_MS);
+        let since = unbroken.map_or(now, |b| b.since);
+        let news = before.is_none_or(|b| {
+            b.session != seen.session
+                || b.policy_hash != seen.policy_hash
+                || b.control != seen.control
+                || b.agents != seen.agents
+        });
+        let sights = Sights {
+            session: seen.session,
+            since,
+            at: now,
+            policy_hash: seen.policy_hash.clone(),
+            control: seen.control.clone(),
+            agents: seen.agents.clone(),
+        };
+        self.sights.insert(seen.observer, sights);
+        news
+    }
+
+    pub fn service_votes(&mut self, votes: &ServiceVotes, now: LogTime) {
+        let by_site = votes
+            .services
+            .iter()
+            .filter(|(_, sight)| !sight.by_site.is_empty())
+            .map(|(service, sight)| (service.clone(), sight.by_site.clone()))
+            .collect();
+        self.services.insert(votes.observer, ServiceWord { at: now, by_site });
+    }
+
+    /// The observer's last word, if it has not expired.
+    #[must_use]
+    pub fn fresh(&self, observer: Site, now: LogTime) -> Option<&Sights> {
+        self.sights.get(&observer).filter(|sights| now.since(sights.at) < OBSERVATION_EXPIRES_MS)
+    }
+
+    #[must_use]
+    pub fn vote(&self, observer: Site, about: Site, now: LogTime) -> Vote {
+        let Some(sights) = self.fresh(observer, now) else { return Vote::Unknown };
+        let control = sights.control.get(&about).copied().unwrap_or(Sight::Unknown);
+        let agents = sights.agents.get(&about).copied().unwrap_or(Sight::Unknown);
+        match (control, agents) {
+            (Sight::Seen, _) | (_, Sight::Seen) => Vote::There,
+            (Sight::Silent, Sight::Silent) if now.since(sights.since) >= SETTLE_MS => Vote::Lost,
+            (Sight::Silent | Sight::Unknown, Sight::Silent | Sight::Unknown) => Vote::Unknown,
+        }
+    }
+
+    /// Two of three observers see neither control nor any fresh agent of the site.
+    #[must_use]
+    pub fn silent(&self, about: Site, now: LogTime) -> bool {
+        Site::ALL.iter().filter(|observer| self.vote(**observer, about, now) == Vote::Lost).count() >= MAJORITY
+    }
+
+    /// How many observers besides the site itself could tell that it is lost.
+    #[must_use]
+    pub fn witnesses(&self, about: Site, now: LogTime) -> usize {
+        about.others().iter().filter(|observer| self.fresh(**observer, now).is_some()).count()
+    }
+
+    #[must_use]
+    pub fn service_word(&self, observer: Site, service: &Id, site: Site, now: LogTime) -> ServiceStatus {
+        self.services
+            .get(&observer)
+            .filter(|word| now.since(word.at) < SERVICE_WORD_EXPIRES_MS)
+            .and_then(|word| word.by_site.get(service)?.get(&site).copied())
+            .unwrap_or(ServiceStatus::Unknown)
+    }
+
+    /// Two of three agree on a status of the service at a site. Only `wanted` counts; unknown is no vote.
+    #[must_use]
+    pub fn service_is(&self, wanted: ServiceStatus, service: &Id, site: Site, now: LogTime) -> bool {
+        let agree = |observer: &&Site| self.service_word(**observer, service, site, now) == wanted;
+        Site::ALL.iter().filter(agree).count() >= MAJORITY
+    }
+
+    /// Policy hashes of fresh observers that differ from the agreed one.
+    #[must_use]
+    pub fn foreign_policies(&self, agreed: &str, now: LogTime) -> Vec<Site> {
+        let differs =
+            |site: &Site| self.fresh(*site, now).is_some_and(|s| !s.policy_hash.is_empty() && s.policy_hash != agreed);
+        Site::ALL.into_iter().filter(differs).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn word(observer: Site, session: u64, about: Site, sight: Sight) -> Observation {
+        let sights = BTreeMap::from([(about, sight)]);
+        Observation { observer, session, policy_hash: String::new(), control: sights.clone(), agents: sights }
+    }
+
+    #[test]
+    fn an_expired_observation_is_no_vote() {
+        let mut board = Board::default();
+        for at in (0..=6_000).step_by(1_000) {
+            board.observe(&word(Site::B, 1, Site::A, Sight::Silent), LogTime(at));
+            board.observe(&word(Site::W, 1, Site::A, Sight::Silent), LogTime(at));
+        }
+        assert!(board.silent(Site::A, LogTime(8_999)));
+        assert!(!board.silent(Site::A, LogTime(9_000)));
+    }
+
+    #[test]
+    fn a_fresh_observers_silence_does_not_count() {
+        let mut board = Board::default();
+        for at in (0..=6_000).step_by(1_000) {
+            board.observe(&word(Site::B, 1, Site::A, Sight::Silent), LogTime(at));
+        }
+        board.observe(&word(Site::W, 7, Site::A, Sight::Silent), LogTime(6_000));
+        assert!(!board.silent(Site::A, LogTime(6_000)));
+        for at in (7_000..=10_000).step_by(1_000) {
+            board.observe(&word(Site::B, 1, Site::A, Sight::Silent), LogTime(at));
+            board.observe(&word(Site::W, 7, Site::A, Sight::Silent), LogTime(at));
+        }
+        assert!(board.silent(Site::A, LogTime(10_000)));
+        // A restart begins anew.
+        board.observe(&word(Site::W, 8, Site::A, Sight::Silent), LogTime(10_500));
+        assert!(!board.silent(Site::A, LogTime(10_500)));
+    }
+
+    #[test]
+    fn one_seen_agent_outweighs_a_silent_control_plane() {
+        let mut board = Board::default();
+        for at in (0..=5_000).step_by(1_000) {
+            let mut seen = word(Site::B, 1, Site::A, Sight::Silent);
+            seen.agents.insert(Site::A, Sight::Seen);
+            board.observe(&seen, LogTime(at));
+            board.observe(&word(Site::W, 1, Site::A, Sight::Silent), LogTime(at));
+        }
+        assert_eq!(board.vote(Site::B, Site::A, LogTime(5_000)), Vote::There);
+        assert!(!board.silent(Site::A, LogTime(5_000)));
+    }
+}

@@ -10,6 +10,7 @@ use bcp_wire::control::{StepKind, StepOrder, StepOutcome, StepReport};
 use bcp_wire::{Epoch, Id, Site};
 
 use super::decide::Cause;
+use super::ticket::Latch;
 use crate::policy::Timing;
 use crate::time::LogTime;
 
@@ -29,6 +30,10 @@ pub struct Move {
     pub compensating: bool,
     /// Steps of all stages so far, in order.
     pub steps: Vec<Step>,
+    /// Where the steps of the present stage begin.
+    pub first: usize,
+    /// The latch before the target's first renewal, to go back to if the target never got as far as taking writes.
+    pub before: Option<Latch>,
 }
 
 /// Where a move stands. Each stage says what ends it.
@@ -64,16 +69,6 @@ impl Stage {
             Stage::Sealing { .. } => "sealing",
             Stage::Promoting { .. } => "promoting",
             Stage::Publishing { .. } => "publishing",
-        }
-    }
-
-    const fn orders(self) -> Option<StepKind> {
-        match self {
-            // The stop order stays: a gate that wakes up late still closes the epoch by it.
-            Stage::Stopping { .. } | Stage::Lapsing => Some(StepKind::Stop),
-            Stage::Sealing { .. } => Some(StepKind::Seal),
-            Stage::Promoting { .. } => Some(StepKind::Promote),
-            Stage::Publishing { .. } => Some(StepKind::Publish),
         }
     }
 }
@@ -147,9 +142,12 @@ pub fn step_key(ticket: &Id, epoch: Epoch, kind: StepKind, site: Site, gate: &Id
 impl Move {
     /// Steps of the present stage.
     pub fn current(&self) -> impl Iterator<Item = &Step> {
-        let kind = self.stage.orders();
-        let epoch = self.steps.last().map(|step| step.epoch);
-        self.steps.iter().filter(move |step| Some(step.kind) == kind && Some(step.epoch) == epoch)
+        self.steps.iter().skip(self.first)
+    }
+
+    #[must_use]
+    pub fn new(from: Option<Site>, to: Site, cause: Cause, started: LogTime, stage: Stage) -> Self {
+        Move { from, to, cause, started, stage, compensating: false, steps: Vec::new(), first: 0, before: None }
     }
 
     /// The step a gate has to carry out now.
@@ -193,7 +191,8 @@ impl Move {
 
     /// Takes in a report. Key, epoch and revision must all be those of the order.
     pub fn report(&mut self, ticket: &Id, site: Site, gate: &Id, report: &StepReport, now: LogTime) -> ReportEffect {
-        let found = self.steps.iter_mut().find(|step| {
+        let first = self.first;
+        let found = self.steps.iter_mut().skip(first).find(|step| {
             step.site == site
                 && step.gate == *gate
                 && step.kind == report.kind
@@ -224,15 +223,11 @@ impl Move {
         }
     }
 
-    pub(super) fn add_steps(
-        &mut self,
-        kind: StepKind,
-        site: Site,
-        gates: Vec<Id>,
-        epoch: Epoch,
-        revision: u64,
-        now: LogTime,
-    ) {
+    /// Enters a stage with its steps. Nothing of the stage before is ordered any more.
+    pub(super) fn enter(&mut self, stage: Stage, kind: StepKind, site: Site, gates: Vec<Id>, order: Order) {
+        self.stage = stage;
+        self.first = self.steps.len();
+        let Order { epoch, revision, now } = order;
         for gate in gates {
             let state = StepState::Ordered { since: now };
             self.steps.push(Step { kind, site, gate, epoch, revision, attempt: 1, state });
@@ -240,8 +235,16 @@ impl Move {
     }
 }
 
+/// What all orders of a stage have in common.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Order {
+    pub epoch: Epoch,
+    pub revision: u64,
+    pub now: LogTime,
+}
+
 /// Time for sealing after a clean release: the gates are there, they answered a moment ago.
 #[must_use]
 pub const fn seal_limit_ms(timing: &Timing) -> u64 {
-    timing.renew_ms * 4
+    timing.renew_ms.saturating_mul(4)
 }

@@ -46,10 +46,16 @@ pub struct Ticket {
     pub history: Vec<MoveRecord>,
     /// Since when two of three say the service is down at a site.
     pub down_since: BTreeMap<Site, LogTime>,
+    /// Since when nothing moves any more: "the service is down at the holder" counts from here at the earliest.
+    pub settled_at: Option<LogTime>,
     /// Since when two of three say it is up there (active-active: when a site may take load again).
     pub up_since: BTreeMap<Site, LogTime>,
     /// Active-active: share per site, percent. Empty before the first.
     pub weights: BTreeMap<Site, u32>,
+    /// Active-active: an operator set the weights; only a loss changes them until that is taken back.
+    pub weights_held: bool,
+    /// The question to a human was not answered; it is not asked again until its cause is gone.
+    pub lapsed: bool,
     /// Highest epoch any gate has persisted; a restored log may be behind its gates.
     pub floor: Epoch,
     /// A new grant to the same site not before this: a copy that keeps closing is not restarted in a loop.
@@ -87,6 +93,8 @@ pub struct GateRecord {
     /// Heard without a gap since.
     pub present_since: Option<LogTime>,
     pub trouble: Option<String>,
+    /// Whether its copy said in this epoch that the standby has everything.
+    pub says_in_sync: Option<bool>,
     pub renewals: Vec<Renewal>,
     /// Steps outside a move: the losing side seals and follows when it comes back; weights are set.
     pub sealed: Epoch,
@@ -173,8 +181,11 @@ impl Ticket {
             automatic_moves: Vec::new(),
             history: Vec::new(),
             down_since: BTreeMap::new(),
+            settled_at: None,
             up_since: BTreeMap::new(),
             weights: BTreeMap::new(),
+            weights_held: false,
+            lapsed: false,
             floor: Epoch::NONE,
             resume_after: LogTime::default(),
             resumes: 0,
@@ -229,6 +240,7 @@ impl GateRecord {
             heard: None,
             present_since: None,
             trouble: None,
+            says_in_sync: None,
             renewals: Vec::new(),
             sealed: Epoch::NONE,
             followed: Epoch::NONE,

@@ -1,0 +1,157 @@
+//! States of tickets that an operator must see as alarms. They are agreed by construction, so no votes are needed.
+
+use std::collections::BTreeMap;
+
+use bcp_wire::control::Phase;
+use bcp_wire::{Id, Site};
+
+use super::decide::{Block, Facts};
+use super::ticket::{MoveOutcome, Ticket};
+use super::{Condition, State, show};
+use crate::alarms::Priority;
+use crate::policy::{Mode, Policy, TicketKind};
+
+/// A title by language, in the order nl, fr, de, en. `{}` stands for the ticket or site.
+type Titles = [(&'static str, &'static str); 4];
+
+const SITE_LOST: Titles = [
+    ("nl", "Datacenter {} is verloren"),
+    ("fr", "Le centre de données {} est perdu"),
+    ("de", "Rechenzentrum {} ist ausgefallen"),
+    ("en", "Site {} is lost"),
+];
+const POLICY_DIFFERS: Titles = [
+    ("nl", "Collector {} heeft een andere configuratie"),
+    ("fr", "Le collecteur {} a une autre configuration"),
+    ("de", "Kollektor {} hat eine andere Konfiguration"),
+    ("en", "Collector {} runs another configuration"),
+];
+const FROZEN: Titles = [
+    ("nl", "Ticket {} is bevroren"),
+    ("fr", "Le ticket {} est gelé"),
+    ("de", "Ticket {} ist eingefroren"),
+    ("en", "Ticket {} is frozen"),
+];
+const FREE: Titles = [
+    ("nl", "Dienst van ticket {} heeft geen actieve site"),
+    ("fr", "Le service du ticket {} n'a pas de site actif"),
+    ("de", "Der Dienst von Ticket {} hat keinen aktiven Standort"),
+    ("en", "The service of ticket {} has no active site"),
+];
+const STUCK: Titles = [
+    ("nl", "Verplaatsing van ticket {} is vastgelopen"),
+    ("fr", "Le déplacement du ticket {} est bloqué"),
+    ("de", "Der Wechsel von Ticket {} steckt fest"),
+    ("en", "The move of ticket {} is stuck"),
+];
+const CONFIRM: Titles = [
+    ("nl", "Ticket {} wacht op bevestiging"),
+    ("fr", "Le ticket {} attend une confirmation"),
+    ("de", "Ticket {} wartet auf eine Bestätigung"),
+    ("en", "Ticket {} waits for a confirmation"),
+];
+const NO_FAILOVER: Titles = [
+    ("nl", "Ticket {} kan nu niet overschakelen"),
+    ("fr", "Le ticket {} ne peut pas basculer maintenant"),
+    ("de", "Ticket {} kann jetzt nicht umschalten"),
+    ("en", "Ticket {} cannot fail over now"),
+];
+const GATE_TROUBLE: Titles = [
+    ("nl", "Poort van ticket {} meldt een probleem"),
+    ("fr", "Une porte du ticket {} signale un problème"),
+    ("de", "Ein Gate von Ticket {} meldet ein Problem"),
+    ("en", "A gate of ticket {} reports trouble"),
+];
+
+impl State {
+    /// Everything about tickets that an operator must see now. What is no longer in the list is over.
+    #[must_use]
+    pub fn alarm_conditions(&self, policy: &Policy) -> Vec<Condition> {
+        let mut found = Vec::new();
+        for site in Site::ALL {
+            if self.board.silent(site, self.now) {
+                let explain = format!("Two of three observers see neither control nor any fresh agent of site {site}.");
+                found.push(of_site("site-lost", Priority::Critical, site, &SITE_LOST, explain));
+            }
+        }
+        for site in self.board.foreign_policies(&self.policy_hash, self.now) {
+            let explain = format!("The collector of site {site} was given another policy than the agreed one.");
+            found.push(of_site("policy-differs", Priority::Medium, site, &POLICY_DIFFERS, explain));
+        }
+        for id in policy.tickets.keys() {
+            if let Some((ticket, facts)) = self.facts(policy, id) {
+                of_ticket(ticket, facts, &mut found);
+            }
+        }
+        found
+    }
+}
+
+fn of_ticket(ticket: &Ticket, facts: Facts<'_>, found: &mut Vec<Condition>) {
+    let id = facts.id;
+    let mut add = |rule, priority, titles, explain| found.push(of(rule, priority, id, titles, explain));
+    if let Some(freeze) = &ticket.frozen {
+        add("ticket-frozen", Priority::Medium, &FROZEN, format!("Frozen by {}: {}.", freeze.owner, freeze.reason));
+    }
+    if let Some(pending) = &ticket.pending {
+        let explain = format!("{id} should move to site {}: {}.", pending.to, pending.cause);
+        add("ticket-confirm", Priority::Critical, &CONFIRM, explain);
+    }
+    let passive = facts.rule.kind == TicketKind::ActivePassive;
+    if passive && ticket.phase == Phase::Free && ticket.lease.is_some() {
+        let why = ticket.noted.as_deref().unwrap_or("its lease ran out");
+        add("ticket-free", Priority::Critical, &FREE, format!("No site may run {id} now: {why}."));
+    }
+    let last = ticket.history.last().filter(|last| last.outcome == MoveOutcome::Stuck && last.epoch == ticket.epoch);
+    if let (Some(last), None) = (last, &ticket.moving) {
+        let explain = format!("The last move to site {} did not finish.", last.to);
+        add("ticket-stuck", Priority::High, &STUCK, explain);
+    }
+    for (site, gate, text) in troubles(ticket) {
+        add("gate-trouble", Priority::Medium, &GATE_TROUBLE, format!("Gate {gate} of site {site}: {text}."));
+        break;
+    }
+    let wanted = matches!(facts.rule.mode, Mode::Auto | Mode::Confirm);
+    if wanted && ticket.moving.is_none() && ticket.frozen.is_none() && ticket.phase == Phase::Held {
+        let (_, blocks) = show::failover_blocks(ticket, facts);
+        if !blocks.is_empty() {
+            let reasons = blocks.iter().map(Block::to_string).collect::<Vec<_>>().join("; ");
+            add("ticket-no-failover", Priority::Medium, &NO_FAILOVER, format!("If its site was lost now: {reasons}."));
+        }
+    }
+}
+
+fn troubles(ticket: &Ticket) -> impl Iterator<Item = (Site, &Id, &str)> {
+    ticket.gates.iter().flat_map(|(site, gates)| {
+        gates.iter().filter(|(_, gate)| gate.listed).filter_map(move |(id, gate)| {
+            let text = gate.trouble.as_deref().or(gate.last_failure.as_deref())?;
+            Some((*site, id, text))
+        })
+    })
+}
+
+fn titles(templates: &Titles, about: &str) -> BTreeMap<String, String> {
+    templates.iter().map(|(language, text)| ((*language).to_owned(), text.replace("{}", about))).collect()
+}
+
+fn of(rule: &str, priority: Priority, id: &Id, templates: &Titles, explain: String) -> Condition {
+    Condition {
+        key: format!("{rule}/{id}"),
+        priority,
+        site: None,
+        ticket: Some(id.clone()),
+        title: titles(templates, id.as_str()),
+        explain,
+    }
+}
+
+fn of_site(rule: &str, priority: Priority, site: Site, templates: &Titles, explain: String) -> Condition {
+    Condition {
+        key: format!("{rule}/{site}"),
+        priority,
+        site: Some(site),
+        ticket: None,
+        title: titles(templates, site.as_str()),
+        explain,
+    }
+}

@@ -1,0 +1,112 @@
+//! One tick of all tickets.
+//!
+//! Knows: the order (policy, then expiry and moves, then decisions) in which a tick is judged. Invariant: the result is a
+//! function of the state and the tick alone; tickets are taken in the order of their names.
+
+use bcp_wire::{Id, Site};
+
+use super::decide::{self, Facts};
+use super::event::{Happened, TicketEvent};
+use super::intake::system;
+use super::progress::{self, Scene};
+use super::ticket::{GateRecord, Ticket};
+use super::{State, weigh};
+use crate::ledger::canonical_hash;
+use crate::policy::{Policy, Rpo, TicketKind, TicketPolicy};
+use crate::time::LogTime;
+
+/// Length of a rule hash as shown, in hexadecimal digits: enough to tell rules apart, short enough to read out.
+const RULE_HASH_DIGITS: usize = 12;
+
+impl State {
+    /// Log time goes on; nothing is judged yet.
+    pub(crate) fn set_now(&mut self, now: LogTime) {
+        self.now = now;
+    }
+
+    /// Takes over a policy: new tickets begin free, removed ones keep their epoch and nothing else.
+    pub(crate) fn adopt(&mut self, policy: &Policy, hash: &str, out: &mut Vec<Happened>) {
+        self.timing = Some(policy.timing);
+        hash.clone_into(&mut self.policy_hash);
+        for (id, rule) in &policy.tickets {
+            let ticket = self.tickets.entry(id.clone()).or_default();
+            let rule_hash: String = canonical_hash(rule).chars().take(RULE_HASH_DIGITS).collect();
+            if ticket.rule_hash != rule_hash || ticket.retired {
+                ticket.rule_hash.clone_from(&rule_hash);
+                ticket.retired = false;
+                ticket.changed();
+                out.push(system(TicketEvent::RulesChanged { ticket: id.clone(), rule_hash }));
+            }
+            list_gates(ticket, rule);
+        }
+        for (id, ticket) in &mut self.tickets {
+            if !policy.tickets.contains_key(id) && !ticket.retired {
+                ticket.retired = true;
+                ticket.changed();
+                out.push(system(TicketEvent::Retired { ticket: id.clone(), epoch: ticket.epoch }));
+            }
+        }
+    }
+
+    /// Judges expiry, moves and causes of every ticket.
+    pub(crate) fn judge(&mut self, policy: &Policy, out: &mut Vec<Happened>) {
+        let ids: Vec<Id> = self.tickets.keys().cloned().collect();
+        for id in ids {
+            let Some(mut ticket) = self.tickets.remove(&id) else { continue };
+            match policy.tickets.get(&id) {
+                Some(rule) => {
+                    let facts = Facts {
+                        id: &id,
+                        now: self.now,
+                        timing: &policy.timing,
+                        rule,
+                        board: &self.board,
+                        others: &self.tickets,
+                    };
+                    judge_one(&mut ticket, facts, out);
+                }
+                None => {
+                    let scene = Scene { id: &id, now: self.now, timing: &policy.timing, rpo: Rpo::Zero };
+                    progress::advance(&mut ticket, scene, out);
+                }
+            }
+            self.tickets.insert(id, ticket);
+        }
+    }
+
+    pub(super) fn facts<'a>(&'a self, policy: &'a Policy, id: &'a Id) -> Option<(&'a Ticket, Facts<'a>)> {
+        let (ticket, rule) = (self.tickets.get(id)?, policy.tickets.get(id)?);
+        let facts =
+            Facts { id, now: self.now, timing: &policy.timing, rule, board: &self.board, others: &self.tickets };
+        Some((ticket, facts))
+    }
+}
+
+fn judge_one(ticket: &mut Ticket, facts: Facts<'_>, out: &mut Vec<Happened>) {
+    decide::forget(ticket, facts, out);
+    decide::watch_service(ticket, facts);
+    match facts.rule.kind {
+        TicketKind::ActiveActive => weigh::judge(ticket, facts, out),
+        TicketKind::ActivePassive => {
+            progress::advance(ticket, facts.scene(), out);
+            decide::decide(ticket, facts, out);
+            // A grant that needs no waiting goes on within the same tick.
+            progress::advance(ticket, facts.scene(), out);
+        }
+    }
+}
+
+/// Gates of the policy are listed; others stay known (their epochs count) but are given nothing.
+fn list_gates(ticket: &mut Ticket, rule: &TicketPolicy) {
+    for site in Site::ALL {
+        let wanted = rule.gates.get(&site).filter(|_| rule.sites.contains(&site));
+        let known = ticket.gates.entry(site).or_default();
+        for (id, gate) in known.iter_mut() {
+            gate.listed = wanted.is_some_and(|ids| ids.contains(id));
+        }
+        for id in wanted.into_iter().flatten() {
+            known.entry(id.clone()).or_insert_with(GateRecord::new).listed = true;
+        }
+    }
+    ticket.gates.retain(|_, gates| !gates.is_empty());
+}
