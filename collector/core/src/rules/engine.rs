@@ -190,6 +190,15 @@ impl Engine {
         self.instances.iter().flatten().map(|instance| (instance.key.as_str(), self.vote_of(instance)))
     }
 
+    /// The votes that `wanted` picks by key and outcome.
+    pub fn votes_where(&self, wanted: impl Fn(&str, Option<bool>) -> bool) -> impl Iterator<Item = (&str, AlarmVote)> {
+        self.instances
+            .iter()
+            .flatten()
+            .filter(move |instance| wanted(&instance.key, instance.active()))
+            .map(|instance| (instance.key.as_str(), self.vote_of(instance)))
+    }
+
     /// The present vote of one instance.
     #[must_use]
     pub fn vote(&self, key: &str) -> Option<AlarmVote> {

@@ -95,6 +95,61 @@ pub fn load(raw: &BTreeMap<String, RawRule>, services: Option<&BTreeSet<Id>>) ->
     if faults.is_empty() { Ok(RuleSet { rules }) } else { Err(faults) }
 }
 
+/// As [`load`], from sections as a configuration reader has them.
+///
+/// # Errors
+/// Every fault of every rule, misspelt keys included.
+pub fn load_tables(
+    tables: &BTreeMap<String, serde_json::Map<String, serde_json::Value>>,
+    services: Option<&BTreeSet<Id>>,
+) -> Result<RuleSet, Vec<Fault>> {
+    let mut faults = Vec::new();
+    let mut raw = BTreeMap::new();
+    for (id, table) in tables {
+        let base = format!("rule.{}", clip(id));
+        let misspelt: Vec<&String> = table.keys().filter(|key| !KEYS.contains(&key.as_str())).collect();
+        for key in &misspelt {
+            let help = Checker::nearest(key, KEYS.into_iter());
+            faults.push(fault(&format!("{base}.{}", clip(key)), "rules have no such key", help));
+        }
+        let missing: Vec<&str> =
+            ["for_each", "when", "priority"].into_iter().filter(|key| !table.contains_key(*key)).collect();
+        for key in &missing {
+            faults.push(fault(&format!("{base}.{key}"), "is missing", None));
+        }
+        if !misspelt.is_empty() || !missing.is_empty() {
+            continue;
+        }
+        match serde_json::from_value(serde_json::Value::Object(table.clone())) {
+            Ok(rule) => {
+                raw.insert(id.clone(), rule);
+            }
+            Err(cause) => faults.push(fault(&base, cause.to_string(), None)),
+        }
+    }
+    match load(&raw, services) {
+        Ok(rules) if faults.is_empty() => Ok(rules),
+        Ok(_) => Err(faults),
+        Err(found) => Err(faults.into_iter().chain(found).collect()),
+    }
+}
+
+/// Keys of [`RawRule`].
+const KEYS: [&str; 12] = [
+    "for_each",
+    "when",
+    "clear",
+    "suppress_when",
+    "hold",
+    "unknown",
+    "unknown_after",
+    "priority",
+    "title",
+    "runbook",
+    "owner",
+    "causal",
+];
+
 fn fault(key: &str, message: impl Into<String>, help: Option<String>) -> Fault {
     Fault { key: key.to_owned(), span: None, message: message.into(), help }
 }

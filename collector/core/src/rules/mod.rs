@@ -11,6 +11,7 @@
 
 pub mod ast;
 pub mod check;
+pub mod desk;
 pub mod engine;
 pub mod eval;
 pub mod explain;
@@ -22,7 +23,8 @@ pub mod timeline;
 pub mod window;
 
 pub use check::Fault;
+pub use desk::Desk;
 pub use engine::{Engine, Event, VoteChange};
 pub use explain::{Explained, Explanation};
 pub use kleene::Truth;
-pub use load::{RawRule, Rule, RuleSet, load};
+pub use load::{RawRule, Rule, RuleSet, load, load_tables};
