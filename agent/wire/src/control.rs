@@ -192,7 +192,9 @@ pub struct TicketAnswer {
     /// The step to carry out now, if any. Repeated until its report is confirmed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub order: Option<StepOrder>,
-    /// Latched: the standby has everything. `None`: unknown, which counts as not in sync.
+    /// Latched: the standby has everything. `None`: unknown, which counts as not in sync. A copy may go on alone only on
+    /// a `Some(false)` that answers a request whose own facts said `wants_alone`: an older request in flight may still
+    /// have said "in sync", and only a later one overtakes it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub peer_in_sync: Option<bool>,
 }

@@ -31,6 +31,9 @@ pub const RESUME_MOST_MS: u64 = 60_000;
 /// A site that held this long without a new grant starts again with the shortest pause.
 pub const RESUME_FORGET_MS: u64 = 600_000;
 
+/// Other reasons for the same inaction are noted this much later: a gate that flaps fills no ledger.
+pub const NOTE_AGAIN_MS: u64 = 60_000;
+
 /// Why a ticket was granted or moved.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
@@ -375,8 +378,10 @@ fn dependencies(facts: Facts<'_>) -> Vec<Block> {
 fn withhold(ticket: &mut Ticket, cause: Cause, blocks: &[Block], facts: Facts<'_>, out: &mut Vec<Happened>) {
     let reasons: Vec<String> = blocks.iter().map(Block::to_string).collect();
     let note = format!("withheld {cause}: {}", reasons.join("; "));
-    if ticket.noted.as_ref() != Some(&note) {
-        ticket.noted = Some(note);
+    let soon = ticket.noted.as_ref().is_some_and(|known| known.starts_with("withheld"))
+        && facts.now.since(ticket.noted_at) < NOTE_AGAIN_MS;
+    if ticket.noted.as_ref() != Some(&note) && !soon {
+        (ticket.noted, ticket.noted_at) = (Some(note), facts.now);
         out.push(system(TicketEvent::Withheld { ticket: facts.id.clone(), epoch: ticket.epoch, cause, reasons }));
     }
 }

@@ -63,6 +63,7 @@ pub struct Ticket {
     pub resumes: u32,
     /// What was last written into the ledger without any effect, so that it is written once.
     pub noted: Option<String>,
+    pub noted_at: LogTime,
     pub rule_hash: String,
     /// No longer in the policy: no renewal, no grant; only the epoch is kept.
     pub retired: bool,
@@ -190,6 +191,7 @@ impl Ticket {
             resume_after: LogTime::default(),
             resumes: 0,
             noted: None,
+            noted_at: LogTime::default(),
             rule_hash: String::new(),
             retired: false,
             last_entry: None,
