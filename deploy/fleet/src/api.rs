@@ -128,7 +128,7 @@ pub struct LinkState {
 }
 
 /// Everything that `fleet ls` shows.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Status {
     pub base_port: u16,
     pub data_dir: String,
@@ -138,13 +138,15 @@ pub struct Status {
     pub links: Vec<LinkState>,
     pub front: BTreeMap<Service, Route>,
     pub visitor: Seen,
+    /// As the first console that answers shows them; empty where none does.
+    pub tickets: Vec<serde_json::Value>,
     pub urls: BTreeMap<String, String>,
 }
 
 /// The server's side.
 pub fn router(fleet: Arc<Fleet>) -> Router {
     Router::new()
-        .route("/v1/status", get(|State(fleet): State<Arc<Fleet>>| async move { Json(fleet.status()) }))
+        .route("/v1/status", get(|State(fleet): State<Arc<Fleet>>| async move { Json(fleet.status().await) }))
         .route("/v1/link", post(link))
         .route("/v1/target", post(target))
         .route("/v1/device", post(device))

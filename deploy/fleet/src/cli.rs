@@ -399,6 +399,21 @@ fn table(status: &Status) -> String {
     if !is_any {
         let _ = writeln!(text, "  all open, without delay");
     }
+    let _ = writeln!(text, "\ntickets");
+    if status.tickets.is_empty() {
+        let _ = writeln!(text, "  no console answers");
+    }
+    for ticket in &status.tickets {
+        let get = |key: &str| ticket[key].as_str().unwrap_or("-");
+        let can = &ticket["can_failover_now"];
+        let reasons: Vec<String> = can["reasons"].as_array().into_iter().flatten().map(reason_text).collect();
+        let can = match can["ok"].as_bool() {
+            Some(true) => "can fail over now".to_owned(),
+            _ => format!("cannot fail over now: {}", reasons.join("; ")),
+        };
+        let _ =
+            writeln!(text, "  {:<18} {} at {}, epoch {}; {can}", get("id"), get("phase"), get("holder"), get("epoch"));
+    }
     let _ = writeln!(text, "\nfront doors");
     for (service, route) in &status.front {
         let weights: Vec<String> = route.weights.iter().map(|(site, weight)| format!("{site}:{weight}")).collect();
@@ -419,6 +434,10 @@ fn table(status: &Status) -> String {
         seen.longest_write_gap_ms
     );
     text
+}
+
+fn reason_text(reason: &serde_json::Value) -> String {
+    reason.as_str().map_or_else(|| reason.to_string(), str::to_owned)
 }
 
 async fn serve_devices(site: Site, base: BasePort) -> ExitCode {
@@ -517,7 +536,7 @@ async fn wait_ready(fleet: &Fleet, is_json: bool) {
         tokio::time::sleep(READY_POLL).await;
     }
     let took = fleet.note_ready();
-    let status = fleet.status();
+    let status = fleet.status().await;
     if is_json {
         print(&json(&status));
     } else {

@@ -28,6 +28,8 @@ use crate::visitor::Visitor;
 
 /// A service that does not answer by then is not up; a step has 3 s.
 const SERVICE_READY: Duration = Duration::from_millis(2_500);
+/// A console that is slower than this is asked another time.
+const CONSOLE_TIMEOUT: Duration = Duration::from_millis(400);
 const POLL: Duration = Duration::from_millis(25);
 /// From the order to end to the end of every process.
 const END_WITHIN: Duration = Duration::from_millis(4_500);
@@ -176,7 +178,7 @@ impl Fleet {
         let base = self.layout.base;
         let mut waiting = Vec::new();
         for site in Site::ALL {
-            for (what, port, path) in [("console", Port::Console, "/readyz"), ("public page", Port::Public, "/readyz")]
+            for (what, port, path) in [("console", Port::Console, "/readyz"), ("public page", Port::Public, "/healthz")]
             {
                 if !self.answers(base.site(site, port), path).await {
                     waiting.push(format!("{what} of {site}"));
@@ -524,8 +526,20 @@ impl Fleet {
         Ok(answer)
     }
 
-    #[must_use]
-    pub fn status(&self) -> Status {
+    /// Tickets as the first console says that answers, the witness first: it is the last to go.
+    async fn tickets(&self) -> Vec<serde_json::Value> {
+        for site in [Site::W, Site::A, Site::B] {
+            let url = format!("http://127.0.0.1:{}/api/v1/tickets", self.layout.base.site(site, Port::Console));
+            let Ok(answer) = self.http.get(url).timeout(CONSOLE_TIMEOUT).send().await else { continue };
+            let Ok(mut body) = answer.json::<serde_json::Value>().await else { continue };
+            if let Some(serde_json::Value::Array(tickets)) = body.get_mut("tickets").map(serde_json::Value::take) {
+                return tickets;
+            }
+        }
+        Vec::new()
+    }
+
+    pub async fn status(&self) -> Status {
         let base = self.layout.base;
         let mut processes = Vec::new();
         for site in Site::ALL {
@@ -570,6 +584,7 @@ impl Fleet {
             links,
             front: self.doors.routes(),
             visitor: self.visitor.seen(),
+            tickets: self.tickets().await,
             urls,
         }
     }

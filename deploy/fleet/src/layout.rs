@@ -470,6 +470,14 @@ mod tests {
             let text = String::from_utf8(kept(file)).unwrap();
             text.parse::<toml::Table>().unwrap_or_else(|fault| panic!("{file}: {fault}"));
         }
+        for site in Site::ALL {
+            let collector = bcp_collector::Config::load(&layout.config(site, "collector"));
+            assert!(collector.is_ok(), "{}", collector.unwrap_err());
+            for agent in ["host", "gateway"] {
+                let read = bcp_agent::config::load(&layout.config(site, agent));
+                assert!(read.is_ok(), "{site} {agent}: {:?}", read.unwrap_err());
+            }
+        }
         assert_eq!(fs::metadata(&data_dir).unwrap().permissions().mode() & 0o777, 0o700);
         fs::remove_dir_all(&data_dir).unwrap();
     }

@@ -137,7 +137,11 @@ impl Step {
         self.order(want, epoch).await
     }
 
+    /// A standby is nothing that has to be stopped: nobody is served by it, and it keeps the data.
     async fn stop(&self, epoch: Epoch) -> Outcome {
+        if self.health().await.as_deref() == Some("standby") {
+            return Outcome::Already;
+        }
         let outcome = self.order(Want::Stopped, epoch).await;
         let verified = self.verify_stopped().await;
         match (outcome, verified) {
