@@ -223,6 +223,10 @@ impl Map {
                 Space::Input => put(&mut image.input, *address, &encode(raw, *width, order)),
             }
         }
+        fill_gaps(&mut image.coils);
+        fill_gaps(&mut image.discrete);
+        fill_gaps(&mut image.holding);
+        fill_gaps(&mut image.input);
         image
     }
 
@@ -295,6 +299,20 @@ fn encode(raw: f64, width: Width, order: &str) -> Vec<u16> {
     words
 }
 
+/// Controllers map their variables in long runs; what a profile does not read in between is there all the same.
+const GAP: u16 = 128;
+
+fn fill_gaps<T: Default>(space: &mut BTreeMap<u16, T>) {
+    let known: Vec<u16> = space.keys().copied().collect();
+    for pair in known.windows(2) {
+        if pair[1] - pair[0] <= GAP {
+            for address in pair[0] + 1..pair[1] {
+                space.insert(address, T::default());
+            }
+        }
+    }
+}
+
 fn put(space: &mut BTreeMap<u16, u16>, address: u16, words: &[u16]) {
     for (shift, word) in (0..).zip(words) {
         space.insert(address.saturating_add(shift), *word);
@@ -364,6 +382,13 @@ mod tests {
         assert_eq!(encode(1.5, Width::F32, "cdab"), [0, 0x3fc0]);
         assert_eq!(encode(1.5, Width::F32, "dcba"), [0, 0xc03f]);
         assert_eq!(encode(70_000.0, Width::U16, "abcd"), [0xffff]);
+    }
+
+    #[test]
+    fn short_gaps_are_there_and_long_ones_are_not() {
+        let mut space: BTreeMap<u16, u16> = [(0, 7), (3, 7), (200, 7)].into();
+        fill_gaps(&mut space);
+        assert_eq!(space, [(0, 7), (1, 0), (2, 0), (3, 7), (200, 7)].into());
     }
 
     #[test]
