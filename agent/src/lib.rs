@@ -1,5 +1,20 @@
 //! The agent: polls devices, publishes readings, runs gates.
+//!
+//! | module | knows |
+//! |---|---|
+//! | [`cli`], [`run`] | the commands; how the running agent is joined and drained |
+//! | [`config`], [`document`], [`profile`] | the configuration and device profiles, with every fault and its place |
+//! | [`schedule`], [`plan`], [`decode`], [`derive`], [`oid`] | pure: what is due, what to ask, what bytes mean |
+//! | [`source`] | I/O: Modbus, SNMP, this host, application checks |
+//! | [`outbound`] | what sources hand to the publisher |
+//! | [`publish`], [`spool`] | the MQTT session and the outbox on disk |
+//! | [`gate`] | tickets, leases and steps of failover |
+//! | [`self_stats`], [`status`], [`reading_table`] | what people and scripts are told about all this |
+//!
+//! Invariants: a bad reading is never told as a value; a device that does not answer delays no other; nothing is
+//! queued without a bound; no device is ever written to.
 
+pub mod cli;
 pub mod config;
 pub mod decode;
 pub mod derive;
@@ -10,8 +25,11 @@ pub mod outbound;
 pub mod plan;
 pub mod profile;
 pub mod publish;
+pub mod reading_table;
+pub mod run;
 pub mod schedule;
 pub mod self_stats;
 pub mod source;
 pub mod span;
 pub mod spool;
+pub mod status;

@@ -85,7 +85,8 @@ pub enum Group {
 }
 
 impl Group {
-    async fn poll(&mut self, slot: usize, budget: Duration) -> Polled {
+    /// Polls one slot, at most for `budget`.
+    pub async fn poll(&mut self, slot: usize, budget: Duration) -> Polled {
         match self {
             Group::Bus(bus) => bus.poll(slot, budget).await,
             Group::Snmp(device) => device.poll(budget).await,
@@ -104,7 +105,8 @@ impl Group {
     }
 
     /// Ids, intervals and numbers of planned requests, in the order of slots.
-    fn slots(&self) -> Vec<(Id, Duration, usize)> {
+    #[must_use]
+    pub fn slots(&self) -> Vec<(Id, Duration, usize)> {
         match self {
             Group::Bus(bus) => bus
                 .devices()

@@ -1,0 +1,262 @@
+//! Command line of the agent.
+//!
+//! Exit codes: 0 done, 1 could not start or a device did not answer, 64 a faulty configuration or command line.
+
+use std::ffi::OsString;
+use std::io::{IsTerminal, Write};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use bcp_wire::Id;
+use clap::{Args, CommandFactory, Parser, Subcommand};
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
+
+use crate::config::{self, Config};
+use crate::reading_table::{self, DeviceRows};
+use crate::run::{self, SetLogLevel};
+use crate::{self_stats, source, status};
+
+/// sysexits.h EX_USAGE.
+const EXIT_CONFIG: u8 = 64;
+const EXIT_FAILED: u8 = 1;
+/// Polling waits for the network; two threads serve 500 devices.
+const WORKER_THREADS: usize = 2;
+/// Host figures and file work.
+const BLOCKING_THREADS: usize = 8;
+/// Time for a running agent to tell its status.
+const STATUS_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// Polls hosts, cooling units and UPSs, publishes over MQTT, runs failover gates.
+#[derive(Debug, Parser)]
+#[command(name = "bcp-agent", version, propagate_version = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Poll, publish and guard until SIGTERM
+    Run(ConfigFile),
+    /// Tell every fault of the configuration and its profiles, and what would be asked of each device
+    Check(ConfigFile),
+    /// Read everything once and print it
+    Once {
+        #[command(flatten)]
+        file: ConfigFile,
+        /// One JSON object per line: device, point, value, unit, quality, reason, source
+        #[arg(long)]
+        json: bool,
+        /// Only these devices, checks or hosts
+        #[arg(value_name = "DEVICE")]
+        only: Vec<Id>,
+    },
+    /// Read one device and show its bytes beside what they mean
+    Probe {
+        #[command(flatten)]
+        file: ConfigFile,
+        device: Id,
+    },
+    /// Ask a running agent how it is
+    Status {
+        #[command(flatten)]
+        file: ConfigFile,
+        #[arg(long)]
+        json: bool,
+    },
+    /// Print completions for a shell
+    Completions { shell: clap_complete::Shell },
+}
+
+#[derive(Debug, Args)]
+struct ConfigFile {
+    /// Configuration file (TOML)
+    #[arg(long, value_name = "FILE")]
+    config: PathBuf,
+}
+
+/// Runs the command line; `args` starts with the program name.
+pub fn main(args: impl Iterator<Item = OsString>) -> ExitCode {
+    let cli = match Cli::try_parse_from(args) {
+        Ok(cli) => cli,
+        Err(error) => {
+            let _ = error.print();
+            return ExitCode::from(if error.use_stderr() { EXIT_CONFIG } else { 0 });
+        }
+    };
+    die_with_parent();
+    let set_log_level = start_log();
+    // The only provider there is: a second installation is the same one.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    match cli.command {
+        Command::Run(file) => with_config(&file.config, |config| async {
+            run::run(config, set_log_level).await?;
+            Ok(ExitCode::SUCCESS)
+        }),
+        Command::Check(file) => with_config(&file.config, |config| async move {
+            let stdout = format!("{}configuration is sound\n", reading_table::plans(&config));
+            print(&stdout)
+        }),
+        Command::Once { file, json, only } => with_config(&file.config, |config| once(config, json, only)),
+        Command::Probe { file, device } => with_config(&file.config, |config| probe(config, device)),
+        Command::Status { file, json } => with_config(&file.config, |config| show_status(config, json)),
+        Command::Completions { shell } => {
+            clap_complete::generate(shell, &mut Cli::command(), "bcp-agent", &mut std::io::stdout());
+            ExitCode::SUCCESS
+        }
+    }
+}
+
+/// Loads the configuration, and runs `work` in a runtime of its own.
+fn with_config<W, F>(path: &Path, work: W) -> ExitCode
+where
+    W: FnOnce(Config) -> F,
+    F: Future<Output = anyhow::Result<ExitCode>>,
+{
+    let config = match config::load(path) {
+        Ok(config) => config,
+        Err(faults) => {
+            eprint!("{faults}");
+            return ExitCode::from(EXIT_CONFIG);
+        }
+    };
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(WORKER_THREADS)
+        .max_blocking_threads(BLOCKING_THREADS)
+        .enable_all()
+        .build();
+    let result = match runtime {
+        Ok(runtime) => {
+            let result = runtime.block_on(work(config));
+            // A reading that hangs in the kernel must not keep the process.
+            runtime.shutdown_background();
+            result
+        }
+        Err(error) => Err(error.into()),
+    };
+    result.unwrap_or_else(|error| {
+        eprintln!("error: {error:#}");
+        ExitCode::from(EXIT_FAILED)
+    })
+}
+
+/// Output that nobody reads any more (`| head`) is no fault.
+fn print(text: &str) -> anyhow::Result<ExitCode> {
+    match std::io::stdout().lock().write_all(text.as_bytes()) {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(error.into()),
+        _ => Ok(ExitCode::SUCCESS),
+    }
+}
+
+async fn once(config: Config, json: bool, only: Vec<Id>) -> anyhow::Result<ExitCode> {
+    let mut chosen = config;
+    if !only.is_empty() {
+        chosen.devices.retain(|device| only.contains(&device.id));
+        chosen.checks.retain(|check| only.contains(&check.id));
+        chosen.host = chosen.host.filter(|host| only.contains(&host.id));
+        let found = chosen.devices.len() + chosen.checks.len() + usize::from(chosen.host.is_some());
+        anyhow::ensure!(found == only.len(), "only {found} of {} named devices are in the configuration", only.len());
+    }
+    let devices = reading_table::read_all(source::groups(&chosen)?).await;
+    let text = if json {
+        devices
+            .iter()
+            .flat_map(|device| &device.rows)
+            .try_fold(String::new(), |text, row| serde_json::to_string(row).map(|line| text + &line + "\n"))?
+    } else {
+        reading_table::table(&devices)
+    };
+    print(&text)?;
+    for silent in devices.iter().filter(|device| !device.answered) {
+        eprintln!("error: {} does not answer: {}", silent.device, silent.trouble.as_deref().unwrap_or("no reason"));
+    }
+    Ok(answered(&devices))
+}
+
+fn answered(devices: &[DeviceRows]) -> ExitCode {
+    if devices.iter().all(|device| device.answered) { ExitCode::SUCCESS } else { ExitCode::from(EXIT_FAILED) }
+}
+
+async fn probe(config: Config, device: Id) -> anyhow::Result<ExitCode> {
+    let Some(found) = reading_table::probe(&config, &device).await else {
+        let known: Vec<&str> = config.devices.iter().map(|device| device.id.as_str()).collect();
+        anyhow::bail!("no device `{device}` in the configuration; there are {}", known.join(", "));
+    };
+    let devices = [found];
+    print(&reading_table::table(&devices))?;
+    Ok(answered(&devices))
+}
+
+async fn show_status(config: Config, json: bool) -> anyhow::Result<ExitCode> {
+    let Some(address) = config.status_listen else {
+        anyhow::bail!("the configuration has no `status_listen`: the agent cannot be asked");
+    };
+    let client = reqwest::Client::builder().no_proxy().timeout(STATUS_TIMEOUT).build()?;
+    let answer = client.get(format!("http://{address}/status")).send().await?.error_for_status()?;
+    if json {
+        return print(&(answer.text().await? + "\n"));
+    }
+    let status: status::Status = answer.json().await?;
+    print(&status_text(&status))
+}
+
+fn status_text(status: &status::Status) -> String {
+    use std::fmt::Write as _;
+    let report: &self_stats::Report = &status.agent;
+    let mut text = format!(
+        "bcp-agent {}: {} polls, {} missed, {} failed, {} readings, p99 lateness {:.1} ms, {:.1} MB\n",
+        report.version,
+        report.polls,
+        report.missed,
+        report.failed,
+        report.samples,
+        report.lateness_p99_ms,
+        report.rss_bytes as f64 / 1e6,
+    );
+    let _ = writeln!(text, "delivery {}", status.delivery);
+    let _ = writeln!(text, "{:<32}  reachable  rtt p50/p99 ms    polls  missed  failed  next ms  requests", "device");
+    for device in &report.devices {
+        let rtt = |rtt: Option<f64>| rtt.map_or_else(|| "-".to_owned(), |rtt| format!("{rtt:.1}"));
+        let rtts = format!("{}/{}", rtt(device.rtt_p50_ms), rtt(device.rtt_p99_ms));
+        let _ = writeln!(
+            text,
+            "{:<32}  {:<9}  {rtts:<14}  {:>7}  {:>6}  {:>6}  {:>7}  {:>8}  {}",
+            device.id.as_str(),
+            device.reachable,
+            device.polls,
+            device.missed,
+            device.failed,
+            device.next_in_ms,
+            device.requests,
+            device.trouble.as_deref().unwrap_or("")
+        );
+    }
+    text
+}
+
+/// Log to stderr; `BCP_LOG` sets the level. The result changes it later.
+fn start_log() -> SetLogLevel {
+    let filter = EnvFilter::try_from_env("BCP_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+    let (filter, handle) = tracing_subscriber::reload::Layer::new(filter);
+    let lines =
+        tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_ansi(std::io::stderr().is_terminal());
+    // A second start in one process (tests) keeps the first log.
+    let _ = tracing_subscriber::registry().with(filter).with(lines).try_init();
+    Box::new(move |level| {
+        let filter = EnvFilter::try_new(level).map_err(|error| error.to_string())?;
+        handle.reload(filter).map_err(|error| error.to_string())
+    })
+}
+
+/// A child of a supervisor ends with it, at once: the next one needs its ports.
+fn die_with_parent() {
+    if std::env::var_os("BCP_DIE_WITH_PARENT").is_some_and(|value| value == "1") {
+        let signal = Some(rustix::process::Signal::KILL);
+        if let Err(error) = rustix::process::set_parent_process_death_signal(signal) {
+            eprintln!("warning: this process will not end with its parent: {error}");
+        }
+    }
+}
