@@ -33,3 +33,4 @@ pub mod source;
 pub mod span;
 pub mod spool;
 pub mod status;
+pub mod warden;

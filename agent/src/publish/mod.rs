@@ -13,7 +13,7 @@
 //! * a second process under the same id ends this one, with an error that says so.
 
 mod compose;
-mod incarnation;
+pub(crate) mod incarnation;
 mod outbox;
 mod probe;
 mod run;

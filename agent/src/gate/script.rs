@@ -1,0 +1,278 @@
+//! Actuator: a program that carries out one step.
+//!
+//! Called with `BCP_TICKET BCP_EPOCH BCP_STEP BCP_SITE BCP_HOLDER BCP_DEADLINE BCP_PARAMS` in its environment, in a process
+//! group of its own. Exit 0 done, 10 nothing had to be done, 20 refused for good, anything else failed. Steps: `stop seal
+//! promote publish follow weigh verify-stopped`.
+//!
+//! A started program waits at a gate of its own (a line on its standard input) until its process group is known to the
+//! warden and the lease was looked at once more. If this process dies before that, the line never comes and the program
+//! ends without having begun.
+
+use std::fs::OpenOptions;
+use std::io::{self, Write};
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::path::PathBuf;
+use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+use bcp_wire::control::StepOutcome;
+use bcp_wire::{Epoch, Id, Site};
+
+use super::record::BootMs;
+use super::store::ProcessMark;
+
+const DONE: i32 = 0;
+const ALREADY: i32 = 10;
+const VETO: i32 = 20;
+/// Waits for the line; then the program takes the shell's place, so the group has one leader throughout.
+const WAIT_FOR_GO: &str = r#"read -r go && [ "$go" = go ] || exit 111; exec "$@""#;
+const POLL: Duration = Duration::from_millis(10);
+/// Most of a step's last line of output that a report carries, in bytes.
+const DETAIL_MAX: usize = 200;
+
+/// The program of one ticket.
+#[derive(Debug, Clone)]
+pub struct Script {
+    pub argv: Vec<String>,
+    pub ticket: Id,
+    pub site: Site,
+    pub log: PathBuf,
+}
+
+/// One call.
+#[derive(Debug, Clone)]
+pub struct Call {
+    pub step: &'static str,
+    pub epoch: Epoch,
+    pub holder: Option<Site>,
+    pub deadline: Option<BootMs>,
+    /// JSON object.
+    pub params: String,
+}
+
+/// A program that waits for [`Running::go`] or runs.
+#[derive(Debug)]
+pub struct Running {
+    child: Child,
+    go: Option<ChildStdin>,
+    mark: ProcessMark,
+    began: Instant,
+    log: PathBuf,
+}
+
+/// How a program ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ended {
+    pub outcome: StepOutcome,
+    pub detail: Option<String>,
+    pub took_ms: u64,
+}
+
+impl Script {
+    /// Starts the program up to its gate.
+    ///
+    /// # Errors
+    /// It cannot be started at all.
+    pub fn start(&self, call: &Call) -> io::Result<Running> {
+        let log = OpenOptions::new().create(true).write(true).truncate(true).open(&self.log)?;
+        let holder = call.holder.map(|site| site.to_string()).unwrap_or_default();
+        let deadline = call.deadline.map(|deadline| deadline.0.to_string()).unwrap_or_default();
+        let mut child = Command::new("/bin/sh")
+            .args(["-c", WAIT_FOR_GO, "step"])
+            .args(&self.argv)
+            .env("BCP_TICKET", self.ticket.as_str())
+            .env("BCP_EPOCH", call.epoch.to_string())
+            .env("BCP_STEP", call.step)
+            .env("BCP_SITE", self.site.as_str())
+            .env("BCP_HOLDER", holder)
+            .env("BCP_DEADLINE", deadline)
+            .env("BCP_PARAMS", &call.params)
+            .stdin(Stdio::piped())
+            .stdout(log.try_clone()?)
+            .stderr(log)
+            .process_group(0)
+            .spawn()?;
+        let go = child.stdin.take();
+        let mark = i32::try_from(child.id()).ok().and_then(ProcessMark::of);
+        let Some(mark) = mark else {
+            child.kill()?;
+            child.wait()?;
+            return Err(io::Error::other("the step's process cannot be identified"));
+        };
+        Ok(Running { child, go, mark, began: Instant::now(), log: self.log.clone() })
+    }
+
+    /// Starts, lets go and waits. For stops, which need no lease.
+    #[must_use]
+    pub fn run(&self, call: &Call, limit: Duration) -> Ended {
+        let begun = self.start(call).and_then(|mut running| running.go().map(|()| running));
+        match begun {
+            Ok(running) => running.wait(limit),
+            Err(error) => {
+                Ended { outcome: StepOutcome::Failed, detail: Some(format!("cannot be started: {error}")), took_ms: 0 }
+            }
+        }
+    }
+
+    /// Stops and looks whether it is stopped. Blocks for up to twice `limit`.
+    #[must_use]
+    pub fn stop_and_verify(&self, epoch: Epoch, holder: Option<Site>, limit: Duration) -> Ended {
+        let call = |step| Call { step, epoch, holder, deadline: None, params: "{}".to_owned() };
+        let stopped = self.run(&call("stop"), limit);
+        let mut verified = self.run(&call("verify-stopped"), limit);
+        if !succeeded(verified.outcome) && !succeeded(stopped.outcome) {
+            verified.detail = stopped.detail.or(verified.detail);
+        }
+        verified
+    }
+}
+
+/// Done, or nothing had to be done.
+#[must_use]
+pub const fn succeeded(outcome: StepOutcome) -> bool {
+    matches!(outcome, StepOutcome::Done | StepOutcome::Already)
+}
+
+impl Running {
+    #[must_use]
+    pub const fn mark(&self) -> ProcessMark {
+        self.mark
+    }
+
+    /// Lets the program begin.
+    ///
+    /// # Errors
+    /// It is gone already.
+    pub fn go(&mut self) -> io::Result<()> {
+        let mut pipe = self.go.take().ok_or_else(|| io::Error::other("begun before"))?;
+        pipe.write_all(b"go\n")
+    }
+
+    /// Waits until it ends or `limit` has passed since its start; then its whole group is killed.
+    #[must_use]
+    pub fn wait(mut self, limit: Duration) -> Ended {
+        loop {
+            match self.child.try_wait() {
+                Ok(Some(status)) => return self.ended(status),
+                Ok(None) if self.began.elapsed() < limit => std::thread::sleep(POLL),
+                Ok(None) => {
+                    self.kill();
+                    let detail = format!("killed after {} ms", limit.as_millis());
+                    return Ended { outcome: StepOutcome::Failed, detail: Some(detail), took_ms: self.took_ms() };
+                }
+                Err(error) => {
+                    self.kill();
+                    let detail = Some(error.to_string());
+                    return Ended { outcome: StepOutcome::Failed, detail, took_ms: self.took_ms() };
+                }
+            }
+        }
+    }
+
+    /// Kills the whole group.
+    pub fn kill(&mut self) {
+        self.mark.kill_group();
+        if let Err(error) = self.child.wait() {
+            tracing::warn!(%error, "a killed step cannot be reaped");
+        }
+    }
+
+    fn took_ms(&self) -> u64 {
+        u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+
+    fn ended(&self, status: ExitStatus) -> Ended {
+        let outcome = match status.code() {
+            Some(DONE) => StepOutcome::Done,
+            Some(ALREADY) => StepOutcome::Already,
+            Some(VETO) => StepOutcome::Vetoed,
+            Some(_) | None => StepOutcome::Failed,
+        };
+        let detail = if succeeded(outcome) { None } else { Some(self.explain(status)) };
+        Ended { outcome, detail, took_ms: self.took_ms() }
+    }
+
+    fn explain(&self, status: ExitStatus) -> String {
+        let how = match (status.code(), status.signal()) {
+            (Some(code), _) => format!("exit {code}"),
+            (None, Some(signal)) => format!("signal {signal}"),
+            (None, None) => "ended".to_owned(),
+        };
+        let output = std::fs::read(&self.log).unwrap_or_default();
+        let output = String::from_utf8_lossy(&output);
+        let last: String = output.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or("").chars().collect();
+        let mut end = last.len().min(DETAIL_MAX);
+        while !last.is_char_boundary(end) {
+            end -= 1;
+        }
+        if end == 0 { how } else { format!("{how}: {}", &last[..end]) }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::time::Duration;
+
+    use bcp_wire::control::StepOutcome;
+
+    use super::{Call, Script};
+    use crate::gate::record::BootMs;
+
+    fn script(name: &str, text: &str) -> Script {
+        let log = std::env::temp_dir().join(format!("bcp-script-{name}-{}", std::process::id()));
+        let argv = ["/bin/sh", "-c", text].map(str::to_owned).to_vec();
+        Script { argv, ticket: "rx".parse().unwrap(), site: bcp_wire::Site::A, log }
+    }
+
+    fn call() -> Call {
+        let epoch = "1.4".parse().unwrap();
+        Call { step: "promote", epoch, holder: None, deadline: Some(BootMs(7)), params: "{}".to_owned() }
+    }
+
+    #[test]
+    fn exits_and_environment() {
+        let limit = Duration::from_secs(5);
+        for (text, outcome) in [
+            ("[ $BCP_STEP-$BCP_EPOCH-$BCP_SITE-$BCP_DEADLINE = promote-1.4-a-7 ]", StepOutcome::Done),
+            ("exit 10", StepOutcome::Already),
+            ("exit 20", StepOutcome::Vetoed),
+            ("echo no such thing >&2; exit 3", StepOutcome::Failed),
+        ] {
+            let ended = script("exits", text).run(&call(), limit);
+            assert_eq!(ended.outcome, outcome, "{text}: {ended:?}");
+            if outcome == StepOutcome::Failed {
+                assert_eq!(ended.detail.as_deref(), Some("exit 3: no such thing"));
+            }
+        }
+    }
+
+    #[test]
+    fn nothing_begins_before_go() {
+        let mark = std::env::temp_dir().join(format!("bcp-script-began-{}", std::process::id()));
+        let script = script("go", &format!("touch {}", mark.display()));
+        let running = script.start(&call()).unwrap();
+        std::thread::sleep(Duration::from_millis(100));
+        assert!(!mark.exists());
+        // As when the gate dies: the pipe closes.
+        let super::Running { mut child, go, .. } = running;
+        drop(go);
+        assert_eq!(child.wait().unwrap().code(), Some(111));
+        assert!(!mark.exists());
+    }
+
+    #[test]
+    fn a_timeout_kills_the_whole_group() {
+        let pid_file = std::env::temp_dir().join(format!("bcp-script-pid-{}", std::process::id()));
+        let script = script("timeout", &format!("sleep 60 & echo $! > {}; wait", pid_file.display()));
+        let ended = script.run(&call(), Duration::from_millis(300));
+        assert_eq!(ended.outcome, StepOutcome::Failed);
+        let pid = std::fs::read_to_string(&pid_file).unwrap();
+        let state = || std::fs::read_to_string(format!("/proc/{}/stat", pid.trim())).unwrap_or_default();
+        let gone = (0..100).any(|_| {
+            std::thread::sleep(Duration::from_millis(10));
+            state().is_empty() || state().contains(" Z ")
+        });
+        assert!(gone, "the grandchild lives");
+    }
+}
