@@ -376,7 +376,8 @@ mod tests {
         .map(|(name, value)| (name.to_owned(), value))
         .into();
         let image = map.image(&values);
-        assert_eq!(image.holding, [(36, (-123_i16).cast_unsigned()), (162, 1), (163, 0)].into());
+        let holding: Vec<u16> = [36, 162, 163].map(|address| image.holding[&address]).into();
+        assert_eq!(holding, [(-123_i16).cast_unsigned(), 1, 0]);
         assert_eq!(image.input, [(52, 0x3fc0), (53, 0)].into());
         assert_eq!(image.coils, [(37, true)].into());
         assert_eq!(encode(1.5, Width::F32, "cdab"), [0, 0x3fc0]);
