@@ -242,7 +242,7 @@ pub fn main(args: impl Iterator<Item = OsString>) -> ExitCode {
         };
         let rest = std::iter::once(OsString::from(name)).chain(args.into_iter().skip(2));
         return match passed.as_str() {
-            "agent" => refuse(&Refusal::new("the agent is not part of this build yet", "use a later one")),
+            "agent" => bcp_agent::cli::main(rest),
             "collector" => bcp_collector::cli::main(rest),
             _ => bcp_collector::ctl::main(rest),
         };
