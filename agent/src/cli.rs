@@ -6,10 +6,13 @@ use std::ffi::OsString;
 use std::io::{IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bcp_wire::Id;
 use clap::{Args, CommandFactory, Parser, Subcommand};
+use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
@@ -17,7 +20,7 @@ use tracing_subscriber::util::SubscriberInitExt;
 use crate::config::{self, Config};
 use crate::reading_table::{self, DeviceRows};
 use crate::run::{self, SetLogLevel};
-use crate::{self_stats, source, status};
+use crate::{self_stats, source, status, warden};
 
 /// sysexits.h EX_USAGE.
 const EXIT_CONFIG: u8 = 64;
@@ -41,6 +44,8 @@ struct Cli {
 enum Command {
     /// Poll, publish and guard until SIGTERM
     Run(ConfigFile),
+    /// Stop services whose lease has run out, whatever became of the gate
+    Warden(ConfigFile),
     /// Tell every fault of the configuration and its profiles, and what would be asked of each device
     Check(ConfigFile),
     /// Read everything once and print it
@@ -96,6 +101,7 @@ pub fn main(args: impl Iterator<Item = OsString>) -> ExitCode {
             run::run(config, set_log_level).await?;
             Ok(ExitCode::SUCCESS)
         }),
+        Command::Warden(file) => watch_leases(&file.config),
         Command::Check(file) => with_config(&file.config, |config| async move {
             let stdout = format!("{}configuration is sound\n", reading_table::plans(&config));
             print(&stdout)
@@ -141,6 +147,50 @@ where
         eprintln!("error: {error:#}");
         ExitCode::from(EXIT_FAILED)
     })
+}
+
+/// The warden needs no runtime of its own; only its signals do, on a thread beside it.
+fn watch_leases(path: &Path) -> ExitCode {
+    let setup = match config::load(path).map(|config| run::gate_setup(&config)) {
+        Ok(Some(setup)) => setup,
+        Ok(None) => {
+            eprintln!("error: a warden needs a gate\n  at {} gate\n  help: add a `[gate]` section", path.display());
+            return ExitCode::from(EXIT_CONFIG);
+        }
+        Err(faults) => {
+            eprint!("{faults}");
+            return ExitCode::from(EXIT_CONFIG);
+        }
+    };
+    let stop = Arc::new(AtomicBool::new(false));
+    if let Err(error) = stop_on_signals(Arc::clone(&stop)) {
+        eprintln!("error: failed to watch signals: {error}");
+        return ExitCode::from(EXIT_FAILED);
+    }
+    match warden::run(&setup, &stop) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {:#}", anyhow::Error::from(error));
+            ExitCode::from(EXIT_FAILED)
+        }
+    }
+}
+
+fn stop_on_signals(stop: Arc<AtomicBool>) -> std::io::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let (mut term, mut int) = runtime.block_on(async {
+        Ok::<_, std::io::Error>((signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?))
+    })?;
+    std::thread::Builder::new().name("signals".to_owned()).spawn(move || {
+        runtime.block_on(async {
+            tokio::select! {
+                _ = term.recv() => {}
+                _ = int.recv() => {}
+            }
+        });
+        stop.store(true, Ordering::Relaxed);
+    })?;
+    Ok(())
 }
 
 /// Output that nobody reads any more (`| head`) is no fault.
@@ -217,6 +267,9 @@ fn status_text(status: &status::Status) -> String {
         report.rss_bytes as f64 / 1e6,
     );
     let _ = writeln!(text, "delivery {}", status.delivery);
+    if let Some(gate) = &status.gate {
+        let _ = writeln!(text, "gate {gate}");
+    }
     let _ = writeln!(text, "{:<32}  reachable  rtt p50/p99 ms    polls  missed  failed  next ms  requests", "device");
     for device in &report.devices {
         let rtt = |rtt: Option<f64>| rtt.map_or_else(|| "-".to_owned(), |rtt| format!("{rtt:.1}"));

@@ -13,6 +13,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 
 use crate::config::Config;
+use crate::gate::{Gate, GateError, GateSetup};
 use crate::outbound::{Outbound, QUEUE};
 use crate::publish::{CommandRequest, PublishError, Publisher, PublisherSetup};
 use crate::self_stats::{Board, SELF_INTERVAL, SelfDevice};
@@ -41,6 +42,10 @@ pub enum RunError {
     Check(#[source] reqwest::Error),
     #[error("failed to watch signals")]
     Signals(#[source] std::io::Error),
+    #[error("failed to start the gate")]
+    GateStart(#[source] GateError),
+    #[error("the gate stopped")]
+    Gate(#[source] GateError),
     #[error("the publisher stopped")]
     Publish(#[source] PublishError),
     #[error("a task broke off")]
@@ -58,6 +63,11 @@ pub async fn run(config: Config, set_log_level: SetLogLevel) -> Result<(), RunEr
     let board = Arc::new(Board::new(Clock::start()));
     let (outbound, from_sources) = mpsc::channel(QUEUE);
     let (commands, mut asked) = mpsc::channel::<CommandRequest>(COMMANDS);
+    // The gate first: it is what others may be waiting for.
+    let gate = match gate_setup(&config) {
+        Some(setup) => Some(Gate::build(setup).await.map_err(RunError::GateStart)?),
+        None => None,
+    };
     // Nothing here tells how good the host's clock is; steps are seen and told.
     let (_clock, clock_state) = watch::channel(ClockState::Unknown);
 
@@ -74,12 +84,28 @@ pub async fn run(config: Config, set_log_level: SetLogLevel) -> Result<(), RunEr
     );
     if let Some(address) = config.status_listen {
         let listener = TcpListener::bind(address).await.map_err(|source| RunError::Listen { address, source })?;
-        let shown = status::Shown { board: Arc::clone(&board), publisher: publisher.figures() };
+        let shown = status::Shown {
+            board: Arc::clone(&board),
+            publisher: publisher.figures(),
+            gate: gate.as_ref().map(Gate::figures),
+        };
         let mut stopped = shutdown.clone();
         tokio::spawn(status::serve(listener, shown, async move {
             let _ = stopped.wait_for(|stop| *stop).await;
         }));
     }
+    let (gate_stop, gate_shutdown) = watch::channel(false);
+    // Without a gate this waits for ever, so that the loop below has one form.
+    let mut gate = tokio::spawn(async move {
+        match gate {
+            Some(gate) => gate.run(gate_shutdown).await,
+            None => {
+                let mut gate_shutdown = gate_shutdown;
+                let _ = gate_shutdown.wait_for(|stop| *stop).await;
+                Ok(())
+            }
+        }
+    });
     let groups = source::groups(&config).map_err(RunError::Check)?;
     tracing::info!(
         site = %config.site, agent = %config.agent, incarnation = publisher.incarnation(),
@@ -95,24 +121,37 @@ pub async fn run(config: Config, set_log_level: SetLogLevel) -> Result<(), RunEr
         signal(SignalKind::terminate()).map_err(RunError::Signals)?,
         signal(SignalKind::interrupt()).map_err(RunError::Signals)?,
     );
-    loop {
+    let ended = loop {
         tokio::select! {
-            _ = term.recv() => break,
-            _ = int.recv() => break,
-            ended = &mut publisher => {
-                stop.send_replace(true);
-                sources.drain(SOURCES_GRACE).await;
-                return ended.map_err(RunError::Task)?.map_err(RunError::Publish);
-            }
+            _ = term.recv() => break None,
+            _ = int.recv() => break None,
+            ended = &mut publisher => break Some(ended.map_err(RunError::Task)?.map_err(RunError::Publish)),
+            ended = &mut gate => break Some(ended.map_err(RunError::Task)?.map_err(RunError::Gate)),
             Some(request) = asked.recv() => obey(request, &poll_now, &set_log_level),
         }
-    }
+    };
     tracing::info!("stopping");
     stop.send_replace(true);
+    gate_stop.send_replace(true);
     sources.drain(SOURCES_GRACE).await;
     own.abort();
     publisher_stop.send_replace(true);
-    publisher.await.map_err(RunError::Task)?.map_err(RunError::Publish)
+    // A task that has ended already is not waited for again.
+    let publisher_rest = async { if publisher.is_finished() { Ok(Ok(())) } else { publisher.await } };
+    let gate_rest = async { if gate.is_finished() { Ok(Ok(())) } else { gate.await } };
+    let (publisher_end, gate_end) = tokio::join!(publisher_rest, gate_rest);
+    if let Some(ended) = ended {
+        return ended;
+    }
+    publisher_end.map_err(RunError::Task)?.map_err(RunError::Publish)?;
+    gate_end.map_err(RunError::Task)?.map_err(RunError::Gate)
+}
+
+/// What the gate and its warden are told; `None` without a gate.
+#[must_use]
+pub fn gate_setup(config: &Config) -> Option<GateSetup> {
+    let gate = config.gate.clone()?;
+    Some(GateSetup { site: config.site, gate: config.agent.clone(), config: gate, state_dir: config.state_dir.clone() })
 }
 
 /// Carries out a command that the configuration allows. An answer that nobody waits for any more is no fault.

@@ -22,6 +22,7 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tower::limit::ConcurrencyLimitLayer;
 
+use crate::gate::GateFigures;
 use crate::publish::PublishFigures;
 use crate::self_stats::{Board, Report};
 
@@ -33,6 +34,7 @@ const MAX_CONCURRENT: usize = 16;
 pub struct Shown {
     pub board: Arc<Board>,
     pub publisher: watch::Receiver<PublishFigures>,
+    pub gate: Option<watch::Receiver<GateFigures>>,
 }
 
 /// Body of `GET /status`.
@@ -42,6 +44,9 @@ pub struct Status {
     pub agent: Report,
     /// Session, in-flight window and spool, as the publisher tells them.
     pub delivery: serde_json::Value,
+    /// Leases and steps, where there is a gate.
+    #[serde(default)]
+    pub gate: Option<serde_json::Value>,
 }
 
 /// Serves until `shutdown`.
@@ -64,7 +69,8 @@ pub async fn serve(
 
 async fn status(State(shown): State<Shown>) -> Json<Status> {
     let delivery = serde_json::to_value(&*shown.publisher.borrow()).unwrap_or_default();
-    Json(Status { agent: shown.board.report(), delivery })
+    let gate = shown.gate.as_ref().map(|gate| serde_json::to_value(&*gate.borrow()).unwrap_or_default());
+    Json(Status { agent: shown.board.report(), delivery, gate })
 }
 
 async fn metrics(State(shown): State<Shown>) -> Response {

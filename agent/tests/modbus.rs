@@ -221,10 +221,9 @@ async fn short_long_and_foreign_answers_are_bad_and_the_bus_is_well_at_once() {
 #[tokio::test]
 async fn an_illegal_address_costs_one_point_and_is_remembered() {
     let addresses: Vec<u16> = (100..140).collect();
-    let (server, seen) = server(|asked| {
-        if asked.covers(117) { Reply::Now(asked.exception(2)) } else { Reply::Now(asked.right()) }
-    })
-    .await;
+    let (server, seen) =
+        server(|asked| if asked.covers(117) { Reply::Now(asked.exception(2)) } else { Reply::Now(asked.right()) })
+            .await;
     let mut bus = Bus::new(server.clone(), vec![device(&server, 1, &addresses)]);
     let first = bus.poll(0, BUDGET).await;
     assert_eq!(bad(&first), vec![("outlet.18.current".to_owned(), BadReason::Exception)]);
@@ -256,10 +255,8 @@ async fn each_exception_has_its_own_consequence() {
 
 #[tokio::test]
 async fn a_dead_unit_behind_a_gateway_does_not_disturb_the_others() {
-    let (server, seen) = server(|asked| {
-        if asked.unit == 2 { Reply::Now(asked.exception(11)) } else { Reply::Now(asked.right()) }
-    })
-    .await;
+    let (server, seen) =
+        server(|asked| if asked.unit == 2 { Reply::Now(asked.exception(11)) } else { Reply::Now(asked.right()) }).await;
     let units = vec![device(&server, 1, &[10]), device(&server, 2, &[10]), device(&server, 3, &[20])];
     let mut bus = Bus::new(server.clone(), units);
     for _ in 0..3 {

@@ -20,4 +20,4 @@ pub mod store;
 
 pub use clock::{boot_id, boot_ms};
 pub use config::GateConfig;
-pub use driver::{Gate, GateError, GateSetup};
+pub use driver::{Gate, GateError, GateFigures, GateSetup};
