@@ -419,7 +419,7 @@ fn ask(ticket: &mut Ticket, to: Site, cause: Cause, facts: Facts<'_>, out: &mut 
 fn withdraw(ticket: &mut Ticket, facts: Facts<'_>, out: &mut Vec<Happened>) {
     ticket.lapsed = false;
     let withheld = ticket.noted.as_ref().is_some_and(|note| note.starts_with("withheld"));
-    if withheld {
+    if withheld && facts.now.since(ticket.noted_at) >= NOTE_AGAIN_MS {
         ticket.noted = None;
     }
     if let Some(pending) = ticket.pending.take() {

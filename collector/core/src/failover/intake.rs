@@ -138,7 +138,9 @@ fn renew(ticket: &mut Ticket, epoch: Epoch, speaker: Speaker<'_>, timing: &Timin
         lease.renew(speaker.now, timing);
     }
     // From here on the holder may take writes: what was known about another copy's freshness is history.
-    if ticket.latch.as_ref().is_none_or(|latch| latch.epoch != epoch) {
+    // A target that is stopped again never published, so it wrote nothing and changes nothing of that.
+    let going_back = ticket.moving.as_ref().is_some_and(|m| m.compensating) && ticket.phase == Phase::Draining;
+    if !going_back && ticket.latch.as_ref().is_none_or(|latch| latch.epoch != epoch) {
         let latch = Latch { active: speaker.site, epoch, in_sync: None, lineage: None, position: 0, at: speaker.now };
         let before = ticket.latch.replace(latch);
         if let Some(moving) = ticket.moving.as_mut() {

@@ -8,6 +8,7 @@ use bcp_wire::{Id, Site};
 
 use super::decide::Cause;
 use super::event::{Happened, TicketEvent};
+use super::freshness::{self, Freshness};
 use super::intake::system;
 use super::lease::Lease;
 use super::saga::{Move, Order, STAGE_LIMIT_MS, Stage, StepState, seal_limit_ms};
@@ -109,7 +110,7 @@ fn parties(ticket: &Ticket, site: Site) -> Vec<Id> {
 
 fn stopping(ticket: &mut Ticket, mut moving: Move, until: LogTime, scene: Scene<'_>, out: &mut Vec<Happened>) -> bool {
     if stopped(ticket, &moving, scene, out) {
-        grant(ticket, moving, true, scene, out);
+        grant_after_drain(ticket, moving, true, scene, out);
         return true;
     }
     if run_out(ticket, scene) {
@@ -181,7 +182,7 @@ fn lapse(ticket: &mut Ticket, moving: &mut Move, scene: Scene<'_>, out: &mut Vec
 
 fn lapsing(ticket: &mut Ticket, moving: Move, scene: Scene<'_>, out: &mut Vec<Happened>) -> bool {
     if stopped(ticket, &moving, scene, out) {
-        grant(ticket, moving, true, scene, out);
+        grant_after_drain(ticket, moving, true, scene, out);
         return true;
     }
     if run_out(ticket, scene) {
@@ -210,7 +211,17 @@ fn lost_while_draining(ticket: &mut Ticket, moving: Move, scene: Scene<'_>, out:
     if let Some(holder) = ticket.holder {
         out.push(system(TicketEvent::Expired { ticket: scene.id.clone(), holder, epoch: ticket.epoch }));
     }
-    grant(ticket, moving, false, scene, out);
+    grant_after_drain(ticket, moving, false, scene, out);
+}
+
+/// The standby may have fallen behind while the holder stopped: then the ticket goes back instead.
+fn grant_after_drain(ticket: &mut Ticket, mut moving: Move, released: bool, scene: Scene<'_>, out: &mut Vec<Happened>) {
+    let freshness = freshness::of(ticket, moving.to, scene.rpo);
+    if freshness != Freshness::Fresh && moving.from.is_some_and(|from| from != moving.to) {
+        let reason = format!("the copy at site {} is {} by now", moving.to, freshness.as_str());
+        undo(ticket, &mut moving, reason, scene, out);
+    }
+    grant(ticket, moving, released, scene, out);
 }
 
 /// Grants the ticket to `moving.to` under the next epoch, and seals the side whose lease may still run.

@@ -21,7 +21,8 @@ pub struct Watch {
     settled_seals: BTreeSet<(Id, Epoch, Site, Id)>,
     automatic: BTreeMap<Id, Vec<u64>>,
     released: BTreeSet<(Id, Epoch)>,
-    last_renewal: BTreeMap<(Id, Site), u64>,
+    /// Log time of the last renewal, and the wait that the timing of that moment asks for.
+    last_renewal: BTreeMap<(Id, Site), (u64, u64)>,
     renewed_epoch: BTreeMap<(Id, Site), Epoch>,
     head: Head,
     start: Option<(u64, u64)>,
@@ -83,7 +84,11 @@ impl Watch {
             assert!(by_right, "I7: {id} was renewed by nobody with a right to: {lease:?}");
             *self.seen.entry("renewal").or_default() += 1;
         }
-        self.last_renewal.insert((id.clone(), lease.site), lease.renewed.0);
+        let key = (id.clone(), lease.site);
+        if self.last_renewal.get(&key).is_none_or(|(at, _)| *at != lease.renewed.0) {
+            let wait_ms = after.policy.as_ref().map_or(0, |policy| policy.timing.starts_at_ms());
+            self.last_renewal.insert(key, (lease.renewed.0, wait_ms));
+        }
         self.renewed_epoch.insert((id.clone(), lease.site), lease.epoch);
         assert!(lease.renewed <= after.log_time);
     }
@@ -116,7 +121,7 @@ impl Watch {
                 *self.seen.entry("release").or_default() += 1;
             }
             TicketEvent::Effective { holder, epoch, .. } => {
-                self.wait_out(&id, *holder, policy.timing.starts_at_ms(), after.log_time.0);
+                self.wait_out(&id, *holder, after.log_time.0);
                 self.effective.insert((id, *epoch));
             }
             TicketEvent::StepDone { step, epoch, site, gate, .. } => self.step_done(&id, *step, *epoch, *site, gate),
@@ -133,15 +138,16 @@ impl Watch {
     }
 
     /// I6: no grant to another site takes effect without a clean release or the full wait since the last renewal.
-    fn wait_out(&mut self, id: &Id, holder: Site, wait_ms: u64, now: u64) {
+    fn wait_out(&mut self, id: &Id, holder: Site, now: u64) {
         for site in Site::ALL.into_iter().filter(|site| *site != holder) {
             let key = (id.clone(), site);
-            let (Some(renewed), Some(epoch)) = (self.last_renewal.get(&key), self.renewed_epoch.get(&key)) else {
+            let (Some((renewed, wait_ms)), Some(epoch)) = (self.last_renewal.get(&key), self.renewed_epoch.get(&key))
+            else {
                 continue;
             };
             let clean = self.released.contains(&(id.clone(), *epoch));
             assert!(
-                clean || now - renewed >= wait_ms,
+                clean || now - renewed >= *wait_ms,
                 "I6: {id} in effect at {holder} {} ms after {site}",
                 now - renewed
             );
