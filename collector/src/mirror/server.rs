@@ -317,6 +317,7 @@ fn health(snapshot: Option<&Snapshot>, now: SystemTime) -> Answer {
             "issuer": snapshot.manifest.issuer,
             "as_of": snapshot.manifest.as_of,
             "valid_until": snapshot.manifest.valid_until,
+            "lag_ms": snapshot.manifest.lag_ms,
             "age_ms": wall_ms(now) - snapshot.manifest.as_of_ms,
         }),
     };

@@ -21,8 +21,9 @@ pub struct PublicModel {
     pub sequence: u64,
     pub as_of: Wall,
     pub valid_until: Wall,
-    /// The last change of anything shown here, and how long it took from there to this publication.
-    pub last_change: Option<(Wall, u64)>,
+    /// The last change of anything shown here. It and its publication are one log entry; how long the files took from
+    /// there differs per site and stands in the manifest.
+    pub last_change: Option<Wall>,
     /// How many of the measuring sites had a say in these states at the publication point, of how many.
     pub agreeing: Option<(u8, u8)>,
     /// By position on the page.

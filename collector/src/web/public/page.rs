@@ -308,12 +308,8 @@ impl<'a> Page<'a> {
     }
 
     #[must_use]
-    pub fn lag_sentence(&self) -> Option<String> {
-        let (at, lag_ms) = self.model.last_change?;
-        let element = time_element(&when::moment(at, self.model.as_of, self.lang));
-        let seconds = self.decimal(lag_ms / 100, 1);
-        let sentence = self.t.with2("change-lag", ("time", HOLE), ("seconds", seconds));
-        Some(escape(&sentence).replacen(HOLE, &element, 1))
+    pub fn last_change(&self) -> Option<String> {
+        self.model.last_change.map(|at| self.time("last-change", at))
     }
 
     /// `9991` with two digits after the point as `99,91`, or `99.91` in English.

@@ -32,7 +32,7 @@ pub fn sample(count: usize) -> PublicModel {
         sequence: 48_213,
         as_of: AS_OF,
         valid_until: Wall(AS_OF.0 + MINUTE_MS),
-        last_change: Some((Wall(AS_OF.0 - 9 * MINUTE_MS), 312)),
+        last_change: Some(Wall(AS_OF.0 - 9 * MINUTE_MS)),
         agreeing: Some((3, 3)),
         services,
         incidents,
@@ -47,7 +47,7 @@ pub fn at(as_of: Wall, mut model: PublicModel) -> PublicModel {
     let moved = |at: &mut Wall| at.0 += shift;
     moved(&mut model.as_of);
     moved(&mut model.valid_until);
-    model.last_change.iter_mut().for_each(|(at, _)| moved(at));
+    model.last_change.iter_mut().for_each(moved);
     for service in &mut model.services {
         let times = [&mut service.since, &mut service.procedure.since, &mut service.next_update_due];
         times.into_iter().flatten().for_each(moved);
