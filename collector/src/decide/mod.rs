@@ -1,5 +1,9 @@
 //! Process 1: the decision log, tickets and the control listener.
 
+pub mod machine;
+pub mod raft;
+pub mod store;
+
 use std::sync::Arc;
 
 use crate::{Config, Shutdown};
