@@ -10,7 +10,9 @@ use openraft::storage::RaftStateMachine;
 use openraft::{AnyError, EntryPayload, OptionalSend, RaftSnapshotBuilder};
 use tokio::sync::watch;
 
-use super::raft::{Applied, Entry, LogId, Snapshot, SnapshotMeta, StorageError, StorageIOError, StoredMembership, Types};
+use super::raft::{
+    Applied, Entry, LogId, Snapshot, SnapshotMeta, StorageError, StorageIOError, StoredMembership, Types,
+};
 use super::store::{Store, StoreError};
 
 /// The agreed state as this node has it, readable by everything in the process.
@@ -150,7 +152,11 @@ impl RaftStateMachine<Types> for Machine {
         Ok(Box::new(Cursor::new(Vec::new())))
     }
 
-    async fn install_snapshot(&mut self, meta: &SnapshotMeta, snapshot: Box<Cursor<Vec<u8>>>) -> Result<(), StorageError> {
+    async fn install_snapshot(
+        &mut self,
+        meta: &SnapshotMeta,
+        snapshot: Box<Cursor<Vec<u8>>>,
+    ) -> Result<(), StorageError> {
         let data = snapshot.into_inner();
         let replica: Replica = serde_json::from_slice(&data).map_err(|error| fault(&error))?;
         self.store.save_snapshot(meta, data).await.map_err(|error| fault(&error))?;

@@ -1,16 +1,135 @@
-//! Process 1: the decision log, tickets and the control listener.
+//! Process 1: the decision log, tickets and the control listener; nothing else.
+//!
+//! Knows: what was proposed, what was agreed, who leads, which sites it hears. Refuses to know: MQTT, history, rules, pages;
+//! what follows from the agreed ticks is `bcp_core`'s business.
+//!
+//! Invariants:
+//! * an answer goes out only after what it confirms is committed and applied;
+//! * vote and log are on disk before anything is acknowledged;
+//! * everything waits in bounded queues, ticket matters first.
+//!
+//! Tasks: the control listener, [`lead`] (elections and check-quorum), contact with the peers, [`tick`] (proposals) and
+//! [`sight`] (observations); each ends with the shutdown, and [`run`] ends when the listener has drained.
 
+pub mod control;
+pub mod lead;
+pub mod link;
+pub mod log;
 pub mod machine;
+pub mod member;
+pub mod memory;
+pub mod network;
+pub mod node;
 pub mod raft;
+pub mod raft_log;
+pub mod sight;
 pub mod store;
+pub mod tick;
 
+use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
+
+use bcp_core::policy::Policy;
+use bcp_identity::{Credentials, IdentityError};
+use bcp_wire::Site;
+use sha2::{Digest, Sha256};
+use tokio::net::TcpListener;
 
 use crate::{Config, Shutdown};
+use link::{Contacts, HttpPeers, Peers};
+use node::Node;
+use raft_log::RaftLog;
+use sight::Watchman;
+use store::Store;
+use tick::Queue;
+
+#[derive(Debug, thiserror::Error)]
+pub enum DecideError {
+    #[error("failed to listen on {address}")]
+    Listen {
+        address: std::net::SocketAddr,
+        #[source]
+        cause: std::io::Error,
+    },
+    #[error("failed to use the control credentials")]
+    Credentials(#[from] IdentityError),
+    #[error("failed to open the decide database")]
+    Store(#[from] store::StoreError),
+    #[error("failed to start the decision log")]
+    Open(#[from] raft_log::OpenError),
+    #[error("the decision log ended")]
+    Lead(#[from] lead::LeadError),
+}
+
+/// Everything one decide process needs; a test gives its own peers and listener.
+#[derive(Debug)]
+pub struct Setup<'a> {
+    pub site: Site,
+    pub dir: &'a Path,
+    pub policy: Policy,
+    pub credentials: &'a Credentials,
+    pub take_back_after: Duration,
+}
 
 /// Runs until `shutdown`.
-pub async fn run(config: Arc<Config>, mut shutdown: Shutdown) -> anyhow::Result<()> {
-    tracing::warn!(site = %config.site, "this build has no decide part: nothing is agreed");
-    shutdown.wait().await;
-    Ok(())
+pub async fn run(config: Arc<Config>, shutdown: Shutdown) -> Result<(), DecideError> {
+    let address = config.listen.control;
+    let listener = TcpListener::bind(address).await.map_err(|cause| DecideError::Listen { address, cause })?;
+    let contacts = Arc::new(Contacts::default());
+    let peers: Arc<dyn Peers> = Arc::new(HttpPeers::new(&config.control, Arc::clone(&contacts))?);
+    let setup = Setup {
+        site: config.site,
+        dir: &config.decide_dir(),
+        policy: config.policy.clone(),
+        credentials: &config.control.credentials,
+        take_back_after: lead::TAKE_BACK_AFTER,
+    };
+    run_with(setup, listener, peers, contacts, shutdown).await
+}
+
+/// [`run`] with the way to the peers given.
+pub async fn run_with(
+    setup: Setup<'_>,
+    listener: TcpListener,
+    peers: Arc<dyn Peers>,
+    contacts: Arc<Contacts>,
+    mut shutdown: Shutdown,
+) -> Result<(), DecideError> {
+    let Setup { site, dir, policy, credentials, take_back_after } = setup;
+    let store = Store::open(dir)?;
+    let log = RaftLog::open(site, policy.timing, store, Arc::clone(&peers), Arc::clone(&contacts)).await?;
+    let queue = Arc::new(Queue::default());
+    let watchman = Watchman::new(&policy.timing);
+    let node = Arc::new(Node { site, log: Arc::clone(&log), queue: Arc::clone(&queue), peers, contacts, watchman });
+    let hash = policy_hash(&policy);
+    tracing::info!(%site, policy = %hash, "decide");
+    let tasks = [
+        tokio::spawn(lead::keep_contact(Arc::clone(&log), shutdown.clone())),
+        tokio::spawn(tick::run(site, Arc::clone(&log), queue, policy, shutdown.clone())),
+        tokio::spawn(sight::run(Arc::clone(&node), hash, shutdown.clone())),
+    ];
+    let steward = lead::run(Arc::clone(&log), take_back_after, shutdown.clone());
+    let app = control::router(node);
+    let ended = tokio::select! {
+        served = bcp_identity::serve(listener, credentials, app, async move { shutdown.wait().await }) => {
+            served.map_err(DecideError::from)
+        }
+        led = async { match steward.await { Err(error) => error, Ok(()) => std::future::pending().await } } => {
+            Err(DecideError::from(led))
+        }
+    };
+    for task in tasks {
+        task.abort();
+    }
+    log.close().await;
+    ended
+}
+
+/// Short hash of a policy: observers say by which one they judge.
+#[must_use]
+pub fn policy_hash(policy: &Policy) -> String {
+    // A policy always has a JSON form; an empty one would only make all hashes equal.
+    let text = serde_json::to_vec(policy).unwrap_or_default();
+    Sha256::digest(&text).iter().take(8).map(|byte| format!("{byte:02x}")).collect()
 }

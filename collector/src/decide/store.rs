@@ -116,7 +116,10 @@ impl Store {
     }
 
     /// A small named record.
-    pub async fn read_meta<T: DeserializeOwned + Send + 'static>(&self, key: &'static str) -> Result<Option<T>, StoreError> {
+    pub async fn read_meta<T: DeserializeOwned + Send + 'static>(
+        &self,
+        key: &'static str,
+    ) -> Result<Option<T>, StoreError> {
         self.quick(move |connection| get_meta(connection, key)).await
     }
 
@@ -152,7 +155,8 @@ impl Store {
         self.quick(move |connection| {
             let transaction = connection.transaction()?;
             {
-                let mut insert = transaction.prepare_cached("INSERT OR IGNORE INTO ledger (seq, entry) VALUES (?1, ?2)")?;
+                let mut insert =
+                    transaction.prepare_cached("INSERT OR IGNORE INTO ledger (seq, entry) VALUES (?1, ?2)")?;
                 for entry in &entries {
                     insert.execute(params![entry.seq, serde_json::to_vec(entry)?])?;
                     if entry.seq % LEDGER_CUT_EVERY == 0 && entry.seq > LEDGER_TAIL {
@@ -169,7 +173,8 @@ impl Store {
     /// Up to `limit` entries after `seq`, oldest first.
     pub async fn read_ledger(&self, after: u64, limit: u32) -> Result<Vec<LedgerEntry>, StoreError> {
         self.quick(move |connection| {
-            let mut select = connection.prepare_cached("SELECT entry FROM ledger WHERE seq > ?1 ORDER BY seq LIMIT ?2")?;
+            let mut select =
+                connection.prepare_cached("SELECT entry FROM ledger WHERE seq > ?1 ORDER BY seq LIMIT ?2")?;
             let rows = select.query_map(params![after, limit], |row| row.get::<_, Vec<u8>>(0))?;
             rows.map(|row| Ok(serde_json::from_slice(&row?)?)).collect()
         })
@@ -193,7 +198,8 @@ impl Store {
             .durable(move |connection| {
                 let transaction = connection.transaction()?;
                 {
-                    let mut insert = transaction.prepare_cached("INSERT OR REPLACE INTO log (idx, entry) VALUES (?1, ?2)")?;
+                    let mut insert =
+                        transaction.prepare_cached("INSERT OR REPLACE INTO log (idx, entry) VALUES (?1, ?2)")?;
                     for entry in &entries {
                         insert.execute(params![entry.log_id.index, serde_json::to_vec(entry)?])?;
                     }
@@ -208,8 +214,10 @@ impl Store {
 }
 
 fn get_meta<T: DeserializeOwned>(connection: &Connection, key: &str) -> Result<Option<T>, StoreError> {
-    let value: Option<Vec<u8>> =
-        connection.prepare_cached("SELECT value FROM meta WHERE key = ?1")?.query_row([key], |row| row.get(0)).optional()?;
+    let value: Option<Vec<u8>> = connection
+        .prepare_cached("SELECT value FROM meta WHERE key = ?1")?
+        .query_row([key], |row| row.get(0))
+        .optional()?;
     Ok(value.map(|value| serde_json::from_slice(&value)).transpose()?)
 }
 

@@ -1,0 +1,411 @@
+//! The control listener: who may ask what, and the answers.
+//!
+//! | path | who |
+//! |---|---|
+//! | `/control/v1/sync` | the agent it names; a collector on its behalf |
+//! | `/control/v1/propose`, `/sight` | the own site's serve; a collector for its own site |
+//! | `/control/v1/command` | operators; a collector on their behalf |
+//! | `/control/v1/state`, `/ledger`, `/explain`, `/status` | collectors and operators |
+//! | `/raft/v1/*` | the collectors of the other sites, as members |
+
+use std::collections::BTreeMap;
+use std::io::Cursor;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::extract::{DefaultBodyLimit, Query, State};
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use axum::{Extension, Json, Router};
+use bcp_core::replica::Item;
+use bcp_identity::Identity;
+use bcp_wire::control::{GateSync, MAX_TICKETS_PER_GATE};
+use bcp_wire::{Id, Site};
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+use super::lead::{HELLO, QUORUM_LOSS, YIELD};
+use super::link::ON_BEHALF;
+use super::log::{DecisionLog, Leadership};
+use super::member::Address;
+use super::network::{APPEND, SNAPSHOT, SnapshotHead, VOTE};
+use super::node::{Accepted, CommandRequest, Node, SightReport, Unavailable};
+use super::raft::Snapshot;
+use super::raft_log::{Hello, RaftLog};
+
+pub const SYNC: &str = "/control/v1/sync";
+pub const PROPOSE: &str = "/control/v1/propose";
+pub const COMMAND: &str = "/control/v1/command";
+
+/// A full set of votes of one observer is the largest request of the control part.
+const MAX_CONTROL_BYTES: usize = 2 * 1024 * 1024;
+/// An append carries up to 64 ticks; a snapshot is the whole agreed state.
+const MAX_RAFT_BYTES: usize = 64 * 1024 * 1024;
+const MAX_ITEMS_PER_PROPOSAL: usize = 64;
+/// A long poll waits no longer than the connection may idle.
+const MAX_WAIT: Duration = Duration::from_secs(25);
+const MAX_LEDGER_PAGE: u32 = 1_000;
+const MAX_KEY_BYTES: usize = 128;
+
+type Here = Arc<Node<RaftLog>>;
+
+/// All endpoints of the control listener.
+pub fn router(node: Here) -> Router {
+    let control = Router::new()
+        .route(SYNC, post(sync))
+        .route(PROPOSE, post(propose))
+        .route(COMMAND, post(command))
+        .route("/control/v1/sight", post(sight))
+        .route("/control/v1/state", get(state))
+        .route("/control/v1/ledger", get(ledger))
+        .route("/control/v1/explain", get(explain))
+        .route("/control/v1/status", get(status))
+        .layer(DefaultBodyLimit::max(MAX_CONTROL_BYTES));
+    let raft = Router::new()
+        .route(APPEND, post(append))
+        .route(VOTE, post(vote))
+        .route(SNAPSHOT, post(snapshot))
+        .route(YIELD, post(yields))
+        .route(HELLO, post(hello))
+        .layer(DefaultBodyLimit::max(MAX_RAFT_BYTES));
+    control.merge(raft).with_state(node)
+}
+
+/// Why a request is not served.
+#[derive(Debug)]
+enum Refusal {
+    Forbidden(String),
+    Malformed(String),
+    Unavailable(String),
+    NotFound(String),
+}
+
+impl IntoResponse for Refusal {
+    fn into_response(self) -> Response {
+        let (status, reason) = match self {
+            Refusal::Forbidden(reason) => (StatusCode::FORBIDDEN, reason),
+            Refusal::Malformed(reason) => (StatusCode::BAD_REQUEST, reason),
+            Refusal::Unavailable(reason) => (StatusCode::SERVICE_UNAVAILABLE, reason),
+            Refusal::NotFound(reason) => (StatusCode::NOT_FOUND, reason),
+        };
+        (status, Json(serde_json::json!({ "reason": reason }))).into_response()
+    }
+}
+
+impl From<Unavailable> for Refusal {
+    fn from(error: Unavailable) -> Self {
+        Refusal::Unavailable(error.to_string())
+    }
+}
+
+fn parse<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<T, Refusal> {
+    serde_json::from_slice(body).map_err(|error| Refusal::Malformed(error.to_string()))
+}
+
+fn encoded<T: Serialize>(value: &T) -> Result<Response, Refusal> {
+    let body = serde_json::to_vec(value).map_err(|error| Refusal::Unavailable(error.to_string()))?;
+    Ok(([(header::CONTENT_TYPE, "application/json")], body).into_response())
+}
+
+/// Who the request is for, and whether a collector passed it on. Only a collector of another site may speak for others.
+fn asker(node: &Here, certificate: Identity, headers: &HeaderMap) -> Result<(Identity, bool), Refusal> {
+    let Some(on_behalf) = headers.get(ON_BEHALF) else { return Ok((certificate, false)) };
+    let Identity::Collector { site } = certificate else {
+        return Err(Refusal::Forbidden(format!("{certificate} may not pass on requests")));
+    };
+    let on_behalf = on_behalf.to_str().ok().and_then(|text| text.parse().ok());
+    let on_behalf = on_behalf.ok_or_else(|| Refusal::Malformed(format!("{ON_BEHALF} names no identity")))?;
+    if site != node.site {
+        node.contacts.heard_peer(site);
+    }
+    Ok((on_behalf, true))
+}
+
+fn observers_only(identity: &Identity) -> Result<(), Refusal> {
+    match identity {
+        Identity::Collector { .. } | Identity::Operator { .. } => Ok(()),
+        Identity::Agent { .. } => Err(Refusal::Forbidden(format!("{identity} may only sync"))),
+    }
+}
+
+async fn sync(
+    State(node): State<Here>,
+    Extension(certificate): Extension<Identity>,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Result<Response, Refusal> {
+    let (identity, passed_on) = asker(&node, certificate, &headers)?;
+    let sync: GateSync = parse(&body)?;
+    let own = Identity::Agent { site: sync.site, id: sync.gate.clone() };
+    if identity != own {
+        return Err(Refusal::Forbidden(format!("{identity} asks in the name of {own}")));
+    }
+    if sync.tickets.len() > MAX_TICKETS_PER_GATE {
+        return Err(Refusal::Malformed(format!("more than {MAX_TICKETS_PER_GATE} tickets")));
+    }
+    if !passed_on {
+        node.contacts.heard_gate(sync.site);
+    }
+    encoded(&node.sync(sync, body, identity, passed_on).await)
+}
+
+/// The site that an item speaks for; none for what may not be proposed from outside.
+fn author(item: &Item) -> Option<Site> {
+    match item {
+        Item::Observation(observation) => Some(observation.observer),
+        Item::AlarmVotes(votes) => Some(votes.observer),
+        Item::ServiceVotes(votes) => Some(votes.observer),
+        Item::Policy(_) | Item::Gate(_) | Item::Command(_) => None,
+    }
+}
+
+async fn propose(
+    State(node): State<Here>,
+    Extension(certificate): Extension<Identity>,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Result<Response, Refusal> {
+    // A collector passes on only its own site's items: certificate, header and items name the same site.
+    let (identity, passed_on) = asker(&node, certificate.clone(), &headers)?;
+    let Identity::Collector { site } = certificate else {
+        return Err(Refusal::Forbidden(format!("{identity} may not propose")));
+    };
+    let items: Vec<Item> = parse(&body)?;
+    if items.len() > MAX_ITEMS_PER_PROPOSAL {
+        return Err(Refusal::Malformed(format!("more than {MAX_ITEMS_PER_PROPOSAL} items")));
+    }
+    if identity != certificate || items.iter().any(|item| author(item) != Some(site)) {
+        return Err(Refusal::Forbidden(format!("{certificate} may propose only what {site} itself sees")));
+    }
+    encoded(&Accepted { index: node.propose_encoded(items, body, passed_on).await? })
+}
+
+async fn sight(
+    State(node): State<Here>,
+    Extension(certificate): Extension<Identity>,
+    Json(report): Json<SightReport>,
+) -> Result<Response, Refusal> {
+    if certificate != (Identity::Collector { site: node.site }) {
+        return Err(Refusal::Forbidden(format!("{certificate} is not this site's own")));
+    }
+    node.watchman.agents_seen(report.agents);
+    Ok(StatusCode::NO_CONTENT.into_response())
+}
+
+async fn command(
+    State(node): State<Here>,
+    Extension(certificate): Extension<Identity>,
+    headers: HeaderMap,
+    Json(request): Json<CommandRequest>,
+) -> Result<Response, Refusal> {
+    let (identity, passed_on) = asker(&node, certificate, &headers)?;
+    if !matches!(identity, Identity::Operator { .. }) {
+        return Err(Refusal::Forbidden(format!("{identity} is not an operator")));
+    }
+    if request.key.is_empty() || request.key.len() > MAX_KEY_BYTES {
+        return Err(Refusal::Malformed(format!("a key of 1 to {MAX_KEY_BYTES} bytes is needed")));
+    }
+    encoded(&node.command(request, identity, passed_on).await?)
+}
+
+#[derive(Debug, Deserialize)]
+struct StateQuery {
+    #[serde(default)]
+    after: u64,
+    #[serde(default)]
+    wait_ms: u64,
+}
+
+#[derive(Debug, Serialize)]
+struct Member {
+    /// Null: not heard in this run.
+    last_contact_ms: Option<u64>,
+    /// Last request of a gate of that site, here.
+    last_gate_ms: Option<u64>,
+}
+
+#[derive(Debug, Serialize)]
+struct Standing {
+    site: Site,
+    leader: Option<Site>,
+    term: u64,
+    quorum: bool,
+    members: BTreeMap<Site, Member>,
+}
+
+fn standing(node: &Here) -> Standing {
+    let ms = |age: Option<Duration>| age.and_then(|age| u64::try_from(age.as_millis()).ok());
+    let leadership = *node.log.leadership().borrow();
+    let leader = match leadership {
+        Leadership::Leader { .. } => Some(node.site),
+        Leadership::Follower { leader, .. } => Some(leader),
+        Leadership::Nobody { .. } => None,
+    };
+    let member = |site: Site| match site == node.site {
+        true => Member { last_contact_ms: Some(0), last_gate_ms: ms(node.contacts.gate_age(site)) },
+        false => {
+            Member { last_contact_ms: ms(node.contacts.peer_age(site)), last_gate_ms: ms(node.contacts.gate_age(site)) }
+        }
+    };
+    Standing {
+        site: node.site,
+        leader,
+        term: leadership.term(),
+        quorum: leader.is_some(),
+        members: Site::ALL.into_iter().map(|site| (site, member(site))).collect(),
+    }
+}
+
+/// `{index, replica, leader, term, members, quorum}`, at once if something changed after `after`, else after `wait_ms`.
+async fn state(
+    State(node): State<Here>,
+    Extension(certificate): Extension<Identity>,
+    Query(query): Query<StateQuery>,
+) -> Result<Response, Refusal> {
+    observers_only(&certificate)?;
+    let mut marks = node.log.applied().marks();
+    let wait = Duration::from_millis(query.wait_ms).min(MAX_WAIT);
+    // Running into the limit is no fault: the answer then says that time went on.
+    let _ = tokio::time::timeout(wait, marks.wait_for(|marks| marks.changed_at > query.after)).await;
+    let standing = serde_json::to_value(standing(&node)).map_err(|error| Refusal::Unavailable(error.to_string()))?;
+    let (index, replica) = node.log.applied().read(|replica| (replica.index, serde_json::to_string(replica)));
+    let replica = replica.map_err(|error| Refusal::Unavailable(error.to_string()))?;
+    // The replica is encoded once, under the lock, and not taken apart again.
+    let mut body = standing.to_string();
+    body.pop();
+    body.push_str(&format!(",\"index\":{index},\"replica\":{replica}}}"));
+    Ok(([(header::CONTENT_TYPE, "application/json")], body).into_response())
+}
+
+#[derive(Debug, Deserialize)]
+struct LedgerQuery {
+    #[serde(default)]
+    after: u64,
+    #[serde(default)]
+    limit: Option<u32>,
+}
+
+async fn ledger(
+    State(node): State<Here>,
+    Extension(certificate): Extension<Identity>,
+    Query(query): Query<LedgerQuery>,
+) -> Result<Response, Refusal> {
+    observers_only(&certificate)?;
+    let limit = query.limit.unwrap_or(MAX_LEDGER_PAGE).min(MAX_LEDGER_PAGE);
+    let entries = node.log.store.read_ledger(query.after, limit).await;
+    encoded(&entries.map_err(|error| Refusal::Unavailable(error.to_string()))?)
+}
+
+#[derive(Debug, Deserialize)]
+struct ExplainQuery {
+    ticket: Id,
+}
+
+async fn explain(
+    State(node): State<Here>,
+    Extension(certificate): Extension<Identity>,
+    Query(query): Query<ExplainQuery>,
+) -> Result<Response, Refusal> {
+    observers_only(&certificate)?;
+    let explanation = node.log.applied().read(|replica| replica.explain(&query.ticket));
+    encoded(&explanation.ok_or_else(|| Refusal::NotFound(format!("there is no ticket {}", query.ticket)))?)
+}
+
+async fn status(State(node): State<Here>, Extension(certificate): Extension<Identity>) -> Result<Response, Refusal> {
+    observers_only(&certificate)?;
+    let standing = serde_json::to_value(standing(&node)).map_err(|error| Refusal::Unavailable(error.to_string()))?;
+    let (index, log_time, changed_at, ledger) = node
+        .log
+        .applied()
+        .read(|replica| (replica.index, replica.log_time, replica.changed_at, replica.ledger.clone()));
+    let (control, agents) = node.watchman.look(node.site, &node.contacts);
+    encoded(&serde_json::json!({
+        "standing": standing,
+        "index": index,
+        "changed_at": changed_at,
+        "log_time_ms": log_time,
+        "ledger": ledger,
+        "pending_ms": node.log.pending().map(|pending| pending.as_millis() as u64),
+        "sight": { "control": control, "agents": agents },
+        "queue_refused": node.queue.refused.load(std::sync::atomic::Ordering::Relaxed),
+        "version": env!("CARGO_PKG_VERSION"),
+    }))
+}
+
+/// The other site that asks, as a member.
+fn member(node: &Here, certificate: &Identity, address: Option<&Address>) -> Result<Site, Refusal> {
+    let Identity::Collector { site } = certificate else {
+        return Err(Refusal::Forbidden(format!("{certificate} is not a collector")));
+    };
+    if *site == node.site {
+        return Err(Refusal::Forbidden("a node does not talk to itself: two have the same site".to_owned()));
+    }
+    if let Some(address) = address {
+        node.log.book.check(*site, address).map_err(|stranger| Refusal::Forbidden(stranger.to_string()))?;
+    }
+    node.contacts.heard_peer(*site);
+    Ok(*site)
+}
+
+async fn append(
+    State(node): State<Here>,
+    Extension(certificate): Extension<Identity>,
+    Query(address): Query<Address>,
+    body: Bytes,
+) -> Result<Response, Refusal> {
+    member(&node, &certificate, Some(&address))?;
+    encoded(&node.log.on_append(parse(&body)?).await)
+}
+
+async fn vote(
+    State(node): State<Here>,
+    Extension(certificate): Extension<Identity>,
+    Query(address): Query<Address>,
+    body: Bytes,
+) -> Result<Response, Refusal> {
+    member(&node, &certificate, Some(&address))?;
+    encoded(&node.log.raft.vote(parse(&body)?).await)
+}
+
+async fn snapshot(
+    State(node): State<Here>,
+    Extension(certificate): Extension<Identity>,
+    Query(address): Query<Address>,
+    body: Bytes,
+) -> Result<Response, Refusal> {
+    member(&node, &certificate, Some(&address))?;
+    let head_end =
+        body.iter().position(|byte| *byte == b'\n').ok_or_else(|| Refusal::Malformed("no head".to_owned()))?;
+    let head: SnapshotHead = parse(&body[..head_end])?;
+    let data = Box::new(Cursor::new(body[head_end + 1..].to_vec()));
+    node.contacts.heard_leader();
+    encoded(&node.log.raft.install_full_snapshot(head.vote, Snapshot { meta: head.meta, snapshot: data }).await)
+}
+
+async fn yields(
+    State(node): State<Here>,
+    Extension(certificate): Extension<Identity>,
+    Query(address): Query<Address>,
+) -> Result<Response, Refusal> {
+    let site = member(&node, &certificate, Some(&address))?;
+    let leads = matches!(*node.log.leadership().borrow(), Leadership::Leader { .. });
+    if site != Site::W || !leads {
+        return Err(Refusal::Forbidden("only w asks, and only a leader yields".to_owned()));
+    }
+    if node.log.yield_leadership(QUORUM_LOSS).await {
+        encoded(&serde_json::json!({}))
+    } else {
+        Err(Refusal::Unavailable("an entry is still pending".to_owned()))
+    }
+}
+
+async fn hello(
+    State(node): State<Here>,
+    Extension(certificate): Extension<Identity>,
+    Json(hello): Json<Hello>,
+) -> Result<Response, Refusal> {
+    let site = member(&node, &certificate, None)?;
+    node.log.book.meet(site, &hello.member).await.map_err(|stranger| Refusal::Forbidden(stranger.to_string()))?;
+    encoded(&node.log.hello())
+}
