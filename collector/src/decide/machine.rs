@@ -62,7 +62,8 @@ impl Agreed {
     fn write<T>(&self, write: impl FnOnce(&mut Held) -> T) -> T {
         let mut held = self.inner.write().unwrap_or_else(PoisonError::into_inner);
         let out = write(&mut held);
-        let marks = Marks { index: held.replica.index, changed_at: held.replica.changed_at };
+        let index = held.last_applied.map_or(held.replica.index, |applied| applied.index);
+        let marks = Marks { index, changed_at: held.replica.changed_at };
         drop(held);
         self.marks.send_if_modified(|seen| std::mem::replace(seen, marks) != marks);
         out
