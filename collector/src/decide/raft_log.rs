@@ -31,6 +31,8 @@ const SNAPSHOT_EVERY: u64 = 2_000;
 const KEEP_BEHIND_SNAPSHOT: u64 = 2_000;
 /// Farther behind than this, a node gets the snapshot.
 const LAG_FOR_SNAPSHOT: u64 = 4_000;
+/// The library waits for its disk when it stops; the process does not.
+const CLOSE_LIMIT: Duration = Duration::from_secs(1);
 /// Ticks in one append request.
 const MAX_ENTRIES_PER_APPEND: u64 = 64;
 
@@ -135,12 +137,18 @@ impl RaftLog {
     pub async fn yield_leadership(&self, length: Duration) -> bool {
         let length_ms = u64::try_from(length.as_millis()).unwrap_or(0);
         self.yields_until.store(self.now_ms() + length_ms, Ordering::Release);
-        self.set_leadership(Leadership::Nobody { term: self.leadership.borrow().term() });
+        self.give_up_leadership();
         let limit = Instant::now() + length / 2;
         while self.pending().is_some() && Instant::now() < limit {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
         self.pending().is_none()
+    }
+
+    fn give_up_leadership(&self) {
+        // The guard of `borrow` must be gone before the write.
+        let term = self.leadership.borrow().term();
+        self.set_leadership(Leadership::Nobody { term });
     }
 
     pub(super) fn set_leadership(&self, now: Leadership) {
@@ -202,8 +210,10 @@ impl RaftLog {
 
     /// Stops the library; nothing is proposed or answered afterwards.
     pub async fn close(&self) {
-        self.set_leadership(Leadership::Nobody { term: self.leadership.borrow().term() });
-        let _ = self.raft.shutdown().await;
+        self.give_up_leadership();
+        if tokio::time::timeout(CLOSE_LIMIT, self.raft.shutdown()).await.is_err() {
+            tracing::warn!(limit = ?CLOSE_LIMIT, "the consensus did not stop in time");
+        }
     }
 }
 

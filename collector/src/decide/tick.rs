@@ -193,7 +193,7 @@ mod tests {
         use bcp_wire::control::GateSync;
         let queue = Queue::default();
         let votes = AlarmVotes { observer: Site::A, session: 1, full: true, votes: Default::default() };
-        let sync = GateSync { site: Site::A, gate: "host-a".parse().unwrap(), nonce: 1, tickets: Vec::new() };
+        let sync = GateSync { site: Site::A, gate: "host-a".parse().unwrap(), nonce: 1, seq: 1, tickets: Vec::new() };
         let _first = queue.submit(vec![Item::AlarmVotes(votes)], 10).unwrap();
         let _second = queue.submit(vec![Item::Gate(sync)], 10).unwrap();
         let (items, _) = queue.take();
