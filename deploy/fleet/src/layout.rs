@@ -138,6 +138,7 @@ impl Layout {
             self.write_config(site, "host", &self.host_agent(site))?;
             self.write_config(site, "gateway", &self.gateway_agent(site))?;
             if self.mosquitto.is_some() {
+                own_dir(&self.mosquitto_dir(site))?;
                 self.write(&format!("{site}/mosquitto.conf"), &self.mosquitto_text(site))?;
             }
         }
@@ -431,15 +432,21 @@ impl Layout {
         text
     }
 
+    fn mosquitto_dir(&self, site: Site) -> PathBuf {
+        self.site_dir(site).join("mosquitto")
+    }
+
     fn mosquitto_text(&self, site: Site) -> String {
         format!(
             "# Written by `fleet up`.\nlistener {port} 127.0.0.1\nallow_anonymous true\npersistence true\n\
-             persistence_location {dir}/\nautosave_interval 30\n\
+             persistence_location {dir}/\nautosave_interval 30\n{user}\
              # The default of 1,000 drops acknowledged messages when a subscriber falls behind.\n\
              max_queued_messages 100000\nmax_queued_bytes 268435456\nmax_inflight_messages 200\nset_tcp_nodelay true\n\
              log_dest stderr\nlog_type error\nlog_type warning\nlog_type notice\n",
             port = self.base.site(site, Port::Mqtt),
-            dir = self.site_dir(site).join("mosquitto").display(),
+            dir = self.mosquitto_dir(site).display(),
+            // Started by root it would become another user, who may not enter this directory.
+            user = if rustix::process::getuid().is_root() { "user root\n" } else { "" },
         )
     }
 }

@@ -17,14 +17,17 @@ pub async fn stop() {
     }
 }
 
-/// Asks the kernel to kill this process when its parent dies; ends at once where the parent is dead already.
+/// Asks the kernel to kill this process when its parent dies. A parent that died before it could be asked is noticed
+/// too: every process of a fleet is started by one of the same program, and an orphan is not.
 pub fn die_with_parent() {
     if std::env::var_os(DIE_WITH_PARENT).is_none_or(|value| value != "1") {
         return;
     }
-    let parent_before = rustix::process::getppid();
     let _ = rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL));
-    if rustix::process::getppid() != parent_before {
+    let program = |pid: &str| std::fs::read_link(format!("/proc/{pid}/exe")).ok();
+    let parent = rustix::process::getppid().map(|pid| pid.as_raw_nonzero().to_string());
+    let is_ours = parent.is_some_and(|parent| program(&parent).is_some() && program(&parent) == program("self"));
+    if !is_ours {
         std::process::exit(1);
     }
 }
