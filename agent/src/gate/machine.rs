@@ -791,3 +791,6 @@ impl Machine {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
