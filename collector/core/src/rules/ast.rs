@@ -37,6 +37,8 @@ pub enum Node {
         input: usize,
         word: String,
     },
+    /// The device says that it measures this at all; known, and two-valued.
+    Measured(usize),
     /// A state that the collector itself keeps is this word.
     Is {
         input: usize,
@@ -234,6 +236,7 @@ impl fmt::Display for Show<'_> {
                 write!(f, "{} {}", if *highest { "highest" } else { "lowest" }, self.name(*input))
             }
             Node::Flag { input, word } => write!(f, "{} has {word}", self.name(*input)),
+            Node::Measured(input) => write!(f, "{} is measured", self.name(*input)),
             Node::Is { name, .. } => f.write_str(name),
             Node::Not(inner) => write!(f, "not ({})", self.child(inner)),
             Node::And(all) => {

@@ -397,6 +397,10 @@ impl<'a> Checker<'a> {
                 let ms = self.duration(args.first()?)?;
                 Some((Node::Num(super::window::seconds(ms)), Type::Num(Some("s".to_owned()))))
             }
+            ("measured", [point]) => {
+                let input = self.named(Whose::Own, point, None, true)?;
+                Some((Node::Measured(input), Type::Bool))
+            }
             ("reachable", []) => self.is(Whose::Own, REACHABLE, "yes", "reachable"),
             ("agent_lost", []) => self.is(Whose::Agent, AGENT, "lost", "agent lost"),
             ("service_down", []) => self.is(Whose::Own, SERVICE, "down", "service down"),
@@ -611,6 +615,7 @@ const FUNCTIONS: &[(&str, &str)] = &[
     ("lowest", "lowest(\"fan.*.speed\")"),
     ("flag", "flag(\"ups.status\", \"OB\")"),
     ("duration", "duration(\"6m\")"),
+    ("measured", "measured(\"point\")"),
     ("reachable", "reachable()"),
     ("agent_lost", "agent_lost()"),
     ("service_down", "service_down() or service_down(\"service\")"),

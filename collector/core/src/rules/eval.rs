@@ -102,6 +102,7 @@ impl<'a> View<'a> {
                 Some(state) => Truth::of(state == *word),
                 None => Truth::Unknown,
             },
+            Node::Measured(input) => Truth::of(self.all(*input).next().is_some()),
             Node::AtLeast { k, of } => self.at_least(*k, of),
             Node::Choice { when, then, otherwise } => match self.truth(when) {
                 Truth::True => self.truth(then),
@@ -170,6 +171,7 @@ impl<'a> View<'a> {
             Node::Count(which) => self.count(*which),
             Node::Bool(_)
             | Node::Flag { .. }
+            | Node::Measured(_)
             | Node::Is { .. }
             | Node::Not(_)
             | Node::And(_)

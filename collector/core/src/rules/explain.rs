@@ -91,7 +91,7 @@ impl<'a> View<'a> {
                     vec![self.explain(when, scope), self.explain(then, scope), self.explain(otherwise, scope)];
             }
             Node::Count(which) => explained.parts = self.members(*which),
-            Node::Bool(_) | Node::Num(_) | Node::Text(_) => {}
+            Node::Bool(_) | Node::Num(_) | Node::Text(_) | Node::Measured(_) => {}
         }
         explained
     }
@@ -150,7 +150,8 @@ impl<'a> View<'a> {
                     (_, outcome) => outcome,
                 };
                 let before = line.len();
-                for part in nodes.iter().filter(|part| self.truth(part) == decided_by) {
+                let says = |part: &&Node| !matches!(part, Node::Measured(_)) && self.truth(part) == decided_by;
+                for part in nodes.iter().filter(says) {
                     if line.len() > before {
                         line.push_str(if matches!(node, Node::And(_)) { " and " } else { " or " });
                     }
@@ -201,6 +202,7 @@ impl<'a> View<'a> {
             | Node::Sum { .. }
             | Node::Negated(_)
             | Node::Choice { .. }
+            | Node::Measured(_)
             | Node::Count(_) => self.write_operand(node, scope, line),
         }
     }
@@ -234,6 +236,7 @@ impl<'a> View<'a> {
             | Node::Forecast { .. }
             | Node::Extreme { .. }
             | Node::Flag { .. }
+            | Node::Measured(_)
             | Node::Is { .. }
             | Node::Not(_)
             | Node::And(_)

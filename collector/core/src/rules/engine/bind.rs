@@ -193,10 +193,16 @@ impl Engine {
             Whose::Asset(id) => {
                 self.topology.get(id.as_str()).map_or_else(|| id.clone(), |other| other.device().clone())
             }
+            Whose::Agent if asset.kind == "agent" => asset.id.clone(),
             Whose::Agent => asset.agent.clone().unwrap_or_else(|| asset.id.clone()),
             Whose::Service(id) => id.clone(),
         };
+        let absent =
+            |points: &BTreeMap<_, _>| !input.name.starts_with('@') && !points.contains_key(input.name.as_str());
         if !input.is_pattern() {
+            if self.measured.get(&device).is_some_and(absent) {
+                return Bind::None;
+            }
             return Bind::One(self.point(&device, &input.name, input));
         }
         let names: Vec<String> = self
