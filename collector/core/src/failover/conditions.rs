@@ -70,12 +70,12 @@ impl State {
         let mut found = Vec::new();
         for site in Site::ALL {
             if self.board.silent(site, self.now) {
-                let explain = format!("Two of three observers see neither control nor any fresh agent of site {site}.");
+                let explain = format!("Two of three observers see neither control nor any fresh agent of site {site}");
                 found.push(of_site("site-lost", Priority::Critical, site, &SITE_LOST, explain));
             }
         }
         for site in self.board.foreign_policies(&self.policy_hash, self.now) {
-            let explain = format!("The collector of site {site} was given another policy than the agreed one.");
+            let explain = format!("The collector of site {site} was given another policy than the agreed one");
             found.push(of_site("policy-differs", Priority::Medium, site, &POLICY_DIFFERS, explain));
         }
         for id in policy.tickets.keys() {
@@ -91,24 +91,24 @@ fn of_ticket(ticket: &Ticket, facts: Facts<'_>, found: &mut Vec<Condition>) {
     let id = facts.id;
     let mut add = |rule, priority, titles, explain| found.push(of(rule, priority, id, titles, explain));
     if let Some(freeze) = &ticket.frozen {
-        add("ticket-frozen", Priority::Medium, &FROZEN, format!("Frozen by {}: {}.", freeze.owner, freeze.reason));
+        add("ticket-frozen", Priority::Medium, &FROZEN, format!("Frozen by {}: {}", freeze.owner, freeze.reason));
     }
     if let Some(pending) = &ticket.pending {
-        let explain = format!("{id} should move to site {}: {}.", pending.to, pending.cause);
+        let explain = format!("{id} should move to site {}: {}", pending.to, pending.cause);
         add("ticket-confirm", Priority::Critical, &CONFIRM, explain);
     }
     let passive = facts.rule.kind == TicketKind::ActivePassive;
     if passive && ticket.phase == Phase::Free && ticket.lease.is_some() {
         let why = ticket.noted.as_deref().unwrap_or("its lease ran out");
-        add("ticket-free", Priority::Critical, &FREE, format!("No site may run {id} now: {why}."));
+        add("ticket-free", Priority::Critical, &FREE, format!("No site may run {id} now: {why}"));
     }
     let last = ticket.history.last().filter(|last| last.outcome == MoveOutcome::Stuck && last.epoch == ticket.epoch);
     if let (Some(last), None) = (last, &ticket.moving) {
-        let explain = format!("The last move to site {} did not finish.", last.to);
+        let explain = format!("The last move to site {} did not finish", last.to);
         add("ticket-stuck", Priority::High, &STUCK, explain);
     }
     for (site, gate, text) in troubles(ticket) {
-        add("gate-trouble", Priority::Medium, &GATE_TROUBLE, format!("Gate {gate} of site {site}: {text}."));
+        add("gate-trouble", Priority::Medium, &GATE_TROUBLE, format!("Gate {gate} of site {site}: {text}"));
         break;
     }
     let wanted = matches!(facts.rule.mode, Mode::Auto | Mode::Confirm);
@@ -116,7 +116,7 @@ fn of_ticket(ticket: &Ticket, facts: Facts<'_>, found: &mut Vec<Condition>) {
         let (_, blocks) = show::failover_blocks(ticket, facts);
         if !blocks.is_empty() {
             let reasons = blocks.iter().map(Block::to_string).collect::<Vec<_>>().join("; ");
-            add("ticket-no-failover", Priority::Medium, &NO_FAILOVER, format!("If its site was lost now: {reasons}."));
+            add("ticket-no-failover", Priority::Medium, &NO_FAILOVER, format!("If its site was lost now: {reasons}"));
         }
     }
 }

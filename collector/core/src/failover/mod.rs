@@ -84,7 +84,7 @@ pub struct Condition {
     pub ticket: Option<Id>,
     /// By language: nl, fr, de, en.
     pub title: BTreeMap<String, String>,
-    /// English, one sentence.
+    /// English, a sentence without its full stop.
     pub explain: String,
 }
 

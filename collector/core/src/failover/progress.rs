@@ -60,11 +60,23 @@ fn expire(ticket: &mut Ticket, scene: Scene<'_>, out: &mut Vec<Happened>) {
         return;
     };
     out.push(system(event));
-    if let Some(moving) = ticket.moving.take() {
+    if let Some(mut moving) = ticket.moving.take() {
+        if never_began(ticket, &moving) {
+            undo(ticket, &mut moving, format!("site {holder} never took up epoch {}", ticket.epoch), scene, out);
+            grant(ticket, moving, false, scene, out);
+            return;
+        }
         end(ticket, moving, MoveOutcome::Lost, scene);
     }
     (ticket.phase, ticket.holder) = (Phase::Free, None);
     ticket.changed();
+}
+
+/// A planned move whose target never renewed: the copy it came from is still the last writer.
+fn never_began(ticket: &Ticket, moving: &Move) -> bool {
+    let planned = matches!(moving.cause, Cause::Operator { .. }) && !moving.compensating;
+    let from_is_last = ticket.latch.as_ref().is_some_and(|latch| Some(latch.active) == moving.from);
+    planned && from_is_last && moving.from != Some(moving.to)
 }
 
 fn all_closed(ticket: &Ticket, site: Site) -> bool {
