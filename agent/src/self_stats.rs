@@ -216,9 +216,10 @@ impl Inner {
 }
 
 fn lateness_step(late: Duration) -> usize {
-    (0..LATENESS_STEPS - 1)
-        .find(|step| late.as_secs_f64() * 1_000.0 <= lateness_upper_ms(*step))
-        .unwrap_or(LATENESS_STEPS - 1)
+    let step = (4.0 * (late.as_secs_f64() * 10_000.0 + 1.0).log2()).ceil();
+    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // at least 0, and bounded just here
+    let step = step as usize;
+    step.min(LATENESS_STEPS - 1)
 }
 
 fn lateness_upper_ms(step: usize) -> f64 {

@@ -155,12 +155,18 @@ async fn fifty_points_of_snmpd_are_what_snmpget_reads() {
         oids.extend(numeric.map(|(oid, _)| oid.trim_start_matches('.').to_owned()).take(most));
     }
     assert!(oids.len() >= 50, "snmpd has only {} numbers", oids.len());
-    let mut text = String::from("format = 1\ntitle = \"t\"\nkind = \"pdu\"\nsources = [\"this test\"]\n[snmp]\nmax_oids = 20\n");
+    let mut text =
+        String::from("format = 1\ntitle = \"t\"\nkind = \"pdu\"\nsources = [\"this test\"]\n[snmp]\nmax_oids = 20\n");
     for (i, oid) in oids.iter().enumerate() {
         let _ = writeln!(text, "[[point]]\nname = \"outlet.{}.current\"\nread = \"{oid}\"", i + 1);
     }
     let profile = profile::parse("t/t", "t", &text).unwrap_or_else(|faults| panic!("{faults:?}"));
-    let link = SnmpLink { address: target.clone(), community: "public".to_owned(), timeout: Duration::from_secs(1), retries: 1 };
+    let link = SnmpLink {
+        address: target.clone(),
+        community: "public".to_owned(),
+        timeout: Duration::from_secs(1),
+        retries: 1,
+    };
     let mut device = SnmpDevice::new(device(profile, Link::Snmp(link.clone())), link);
 
     let before = get(&oids);
@@ -296,7 +302,24 @@ async fn a_meter_served_by_pymodbus_reads_as_mbpoll_reads_it() {
         let (port, register) = (port.to_string(), register.to_string());
         let text = output(
             "mbpoll",
-            &["-m", "tcp", "-p", &port, "-a", "1", "-0", "-1", "-B", "-t", "4:float", "-r", &register, "-c", "1", "127.0.0.1"],
+            &[
+                "-m",
+                "tcp",
+                "-p",
+                &port,
+                "-a",
+                "1",
+                "-0",
+                "-1",
+                "-B",
+                "-t",
+                "4:float",
+                "-r",
+                &register,
+                "-c",
+                "1",
+                "127.0.0.1",
+            ],
         );
         let line = text.lines().find(|line| line.starts_with('[')).unwrap_or_else(|| panic!("mbpoll said {text}"));
         line.rsplit(':').next().unwrap().trim().parse().unwrap()
