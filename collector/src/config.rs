@@ -16,6 +16,7 @@ use bcp_core::policy::Policy;
 use bcp_identity::Credentials;
 use bcp_wire::{Id, Site};
 
+pub(crate) use read::parse_duration;
 pub use read::{ConfigError, Fault, Place};
 
 /// A checked configuration.

@@ -331,7 +331,8 @@ pub(super) fn duration_ms(item: &Item) -> Parsed<u64> {
     u64::try_from(duration.as_millis()).map_err(|_| "too long".to_owned())
 }
 
-pub(super) fn parse_duration(text: &str) -> Parsed<Duration> {
+/// The text form of [`duration`].
+pub(crate) fn parse_duration(text: &str) -> Parsed<Duration> {
     let problem = || format!("`{text}` is not a duration: a whole number and ms, s, m, h or d, as 30s");
     let split = text.find(|c: char| !c.is_ascii_digit()).ok_or_else(problem)?;
     let (number, unit) = text.split_at(split);

@@ -2,7 +2,7 @@
 //!
 //! | path | who |
 //! |---|---|
-//! | `/control/v1/sync` | the agent it names; a collector on its behalf |
+//! | `/control/v1/sync` | the gate it names, or a sibling gate of its site; a collector on their behalf |
 //! | `/control/v1/propose`, `/sight` | the own site's serve; a collector for its own site |
 //! | `/control/v1/command` | operators; a collector on their behalf |
 //! | `/control/v1/state`, `/ledger`, `/explain`, `/status` | collectors and operators |
@@ -129,6 +129,13 @@ fn observers_only(identity: &Identity) -> Result<(), Refusal> {
     }
 }
 
+/// A gate asks for itself, or passes on the request of a sibling that reaches no collector.
+fn may_sync(node: &Here, identity: &Identity, sync: &GateSync) -> bool {
+    let Identity::Agent { site, id } = identity else { return false };
+    let is_gate = |gate: &Id| node.gates.contains(&(*site, gate.clone()));
+    *site == sync.site && (*id == sync.gate || (is_gate(id) && is_gate(&sync.gate)))
+}
+
 async fn sync(
     State(node): State<Here>,
     Extension(certificate): Extension<Identity>,
@@ -137,9 +144,8 @@ async fn sync(
 ) -> Result<Response, Refusal> {
     let (identity, passed_on) = asker(&node, certificate, &headers)?;
     let sync: GateSync = parse(&body)?;
-    let own = Identity::Agent { site: sync.site, id: sync.gate.clone() };
-    if identity != own {
-        return Err(Refusal::Forbidden(format!("{identity} asks in the name of {own}")));
+    if !may_sync(&node, &identity, &sync) {
+        return Err(Refusal::Forbidden(format!("{identity} asks in the name of agent:{}:{}", sync.site, sync.gate)));
     }
     if sync.tickets.len() > MAX_TICKETS_PER_GATE {
         return Err(Refusal::Malformed(format!("more than {MAX_TICKETS_PER_GATE} tickets")));

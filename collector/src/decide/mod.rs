@@ -26,13 +26,14 @@ pub mod sight;
 pub mod store;
 pub mod tick;
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bcp_core::policy::Policy;
 use bcp_identity::{Credentials, IdentityError};
-use bcp_wire::Site;
+use bcp_wire::{Id, Site};
 use sha2::{Digest, Sha256};
 use tokio::net::TcpListener;
 
@@ -101,7 +102,9 @@ pub async fn run_with(
     let log = RaftLog::open(site, policy.timing, store, Arc::clone(&peers), Arc::clone(&contacts)).await?;
     let queue = Arc::new(Queue::default());
     let watchman = Watchman::new(&policy.timing);
-    let node = Arc::new(Node { site, log: Arc::clone(&log), queue: Arc::clone(&queue), peers, contacts, watchman });
+    let gates = gates(&policy);
+    let node =
+        Arc::new(Node { site, log: Arc::clone(&log), queue: Arc::clone(&queue), peers, contacts, watchman, gates });
     let hash = policy_hash(&policy);
     tracing::info!(%site, policy = %hash, "decide");
     let tasks = [
@@ -124,6 +127,11 @@ pub async fn run_with(
     }
     log.close().await;
     ended
+}
+
+fn gates(policy: &Policy) -> BTreeSet<(Site, Id)> {
+    let by_site = policy.tickets.values().flat_map(|ticket| &ticket.gates);
+    by_site.flat_map(|(site, gates)| gates.iter().map(|gate| (*site, gate.clone()))).collect()
 }
 
 /// Short hash of a policy: observers say by which one they judge.

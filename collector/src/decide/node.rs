@@ -1,13 +1,14 @@
 //! One decide process: proposes here where it leads, passes on where it does not.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use bcp_core::failover::Sight;
 use bcp_core::replica::{CommandResult, CommandVerb, Item, OperatorCommand};
 use bcp_identity::Identity;
-use bcp_wire::Site;
 use bcp_wire::control::{GateAnswer, GateSync, SyncOutcome};
+use bcp_wire::{Id, Site};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
@@ -29,6 +30,8 @@ pub struct Node<L> {
     pub peers: Arc<dyn Peers>,
     pub contacts: Arc<Contacts>,
     pub watchman: Watchman,
+    /// Gates that the policy names; only these may pass on a request of a sibling.
+    pub gates: BTreeSet<(Site, Id)>,
 }
 
 /// Why something was not agreed.
@@ -64,7 +67,7 @@ pub struct CommandRequest {
 /// Body of `POST /control/v1/sight`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct SightReport {
-    pub agents: std::collections::BTreeMap<Site, Sight>,
+    pub agents: BTreeMap<Site, Sight>,
 }
 
 enum Way {

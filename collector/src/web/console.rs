@@ -18,8 +18,8 @@ use axum::routing::get;
 use serde::Deserialize;
 
 use crate::serve::view::SharedView;
-pub(crate) use model::{MAX_DEVICE_ROWS, age};
 use model::{ConsoleModel, DevicePage, ExplainPage};
+pub(crate) use model::{MAX_DEVICE_ROWS, age};
 
 const STYLE: &str = include_str!("../../../dashboards/console/console.css");
 const SCRIPT: &str = include_str!("../../../dashboards/console/console.js");

@@ -7,7 +7,7 @@ use bcp_core::time::Wall;
 use bcp_wire::{Id, Site, Value};
 
 use crate::serve::view::{
-    Agreement, DeviceView, LinkState, PointView, QualityWord, SourceState, View, DECIDE_STALE_MS,
+    Agreement, DECIDE_STALE_MS, DeviceView, LinkState, PointView, QualityWord, SourceState, View,
 };
 use crate::web::public::lang::Lang;
 use crate::web::public::model::state_class;
@@ -324,7 +324,11 @@ fn ticket_card(ticket: &TicketView) -> TicketCard {
         unfenced: ticket.unfenced,
         weights: weights.join(", "),
         steps: ticket.steps.iter().map(step_row).collect(),
-        troubles: ticket.gates.iter().filter_map(|gate| Some(format!("{}: {}", gate.gate, gate.trouble.as_ref()?))).collect(),
+        troubles: ticket
+            .gates
+            .iter()
+            .filter_map(|gate| Some(format!("{}: {}", gate.gate, gate.trouble.as_ref()?)))
+            .collect(),
     }
 }
 
@@ -451,7 +455,9 @@ impl DevicePage {
             gaps: device
                 .gaps
                 .iter()
-                .map(|gap| format!("{} {}: {} to {} lost ({})", gap.agent, gap.incarnation, gap.from, gap.through, gap.reason))
+                .map(|gap| {
+                    format!("{} {}: {} to {} lost ({})", gap.agent, gap.incarnation, gap.from, gap.through, gap.reason)
+                })
                 .collect(),
         })
     }
@@ -469,7 +475,9 @@ fn point_row(point: &PointView) -> PointRow {
         value: point.value.as_ref().map_or_else(|| "–".to_owned(), value_text),
         unit: unit(&point.unit).to_owned(),
         class,
-        quality: point.reason.map_or_else(|| quality.clone(), |reason| format!("{quality}: {}", reason.replace('_', " "))),
+        quality: point
+            .reason
+            .map_or_else(|| quality.clone(), |reason| format!("{quality}: {}", reason.replace('_', " "))),
         age_ms: point.age_ms,
         time: point.time.clone(),
         source: point.source.clone().unwrap_or_else(|| "–".to_owned()),

@@ -33,7 +33,13 @@ fn card(view: &View, site: Site) -> SiteCard {
         found.map(AsRef::as_ref).collect()
     };
     let now = view.mono;
-    let lines = [power(&of_kind("ups"), now), load(&of_kind("ups"), now), cooling(&of_kind("crac"), now), air(&of_kind("crac"), now), draw(&of_kind("meter"), now)];
+    let lines = [
+        power(&of_kind("ups"), now),
+        load(&of_kind("ups"), now),
+        cooling(&of_kind("crac"), now),
+        air(&of_kind("crac"), now),
+        draw(&of_kind("meter"), now),
+    ];
     let agents = view.agents.iter().filter(|agent| agent.site == site);
     SiteCard {
         site,
@@ -77,9 +83,12 @@ impl Found<'_> {
         let missing = self.of - self.values.len();
         match text {
             None => Line { what, text: "unknown".to_owned(), class: "unknown", age_ms: None },
-            Some(text) if missing > 0 => {
-                Line { what, text: format!("{text}, {missing} of {} unknown", self.of), class: "degraded", age_ms: self.age_ms }
-            }
+            Some(text) if missing > 0 => Line {
+                what,
+                text: format!("{text}, {missing} of {} unknown", self.of),
+                class: "degraded",
+                age_ms: self.age_ms,
+            },
             Some(text) => Line { what, text, class, age_ms: self.age_ms },
         }
     }
