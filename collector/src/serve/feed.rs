@@ -110,6 +110,12 @@ impl Feed {
         self.newest.send_replace(id);
     }
 
+    /// True while somebody reads: nothing is put into words for nobody.
+    #[must_use]
+    pub fn has_readers(&self) -> bool {
+        self.newest.receiver_count() > 0
+    }
+
     /// Id of the newest event.
     #[must_use]
     pub fn newest(&self) -> u64 {

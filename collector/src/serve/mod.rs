@@ -1,15 +1,203 @@
 //! The serve process: takes readings in, judges them, shows what is known.
+//!
+//! Knows: what every agent says, what the rules make of it, what was agreed. Refuses to know: how agreement comes about.
+//!
+//! Tasks, all ended by `run`: the [`driver`]; one [`crate::ingest::link`] per broker; three of [`decide_link`]; the
+//! publisher of public pages; the HTTP listener. Threads: the store's sealer.
+//!
+//! Invariants: nothing is shown as good that is not fresh; nothing is acknowledged that is not durable; without decide
+//! everything still shows, marked "local, not agreed".
 
+pub mod checks;
+pub mod decide_link;
+pub mod driver;
 pub mod feed;
+pub mod judge;
+pub mod show;
 pub mod view;
 
-use std::sync::Arc;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
+use anyhow::Context;
+use bcp_core::rules::{Engine, RawRule};
+use bcp_core::time::Wall;
+use bcp_core::topology::{Asset, RawAsset};
+use bcp_wire::Id;
+use tokio::sync::{mpsc, watch};
+
+use crate::ingest::intake::Intake;
+use crate::ingest::link;
+use crate::store::Store;
+use crate::store::ledger::Ledger;
+use crate::web::api::{self, Api};
 use crate::{Config, Shutdown};
 
+use decide_link::{Agreed, Decide};
+use driver::{Driver, Link};
+use judge::Judge;
+
+/// Payloads between the links and the driver; a full queue makes the brokers wait.
+const ARRIVALS: usize = 1_024;
+/// Messages to decide that wait for the one before; a new one is refused and said anew a moment later.
+const TELLS: usize = 4;
+/// The last groups are committed within this at the end.
+const DRAIN_LIMIT: Duration = Duration::from_millis(1_500);
+
+/// This machine's wall clock: a label, never a measure.
+#[must_use]
+pub fn wall_now() -> Wall {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    Wall(i64::try_from(since.as_millis()).unwrap_or(i64::MAX))
+}
+
+/// The rules and assets of the configuration, applied to nothing yet.
+///
+/// # Errors
+/// Every fault of every rule, each with its place.
+pub fn engine(config: &Config) -> anyhow::Result<Engine> {
+    let mut raw = BTreeMap::new();
+    let mut faults = Vec::new();
+    for section in &config.rules {
+        match serde_json::from_value::<RawRule>(serde_json::Value::Object(section.table.clone())) {
+            Ok(rule) => {
+                raw.insert(section.id.to_string(), rule);
+            }
+            Err(error) => faults.push(format!("{}: rule.{}: {error}", section.at, section.id)),
+        }
+    }
+    let services: BTreeSet<Id> = config.policy.services.keys().cloned().collect();
+    let rules = match bcp_core::rules::load(&raw, Some(&services)) {
+        Ok(rules) if faults.is_empty() => rules,
+        Ok(_) => anyhow::bail!("the rules have faults:\n{}", faults.join("\n")),
+        Err(found) => {
+            faults.extend(found.iter().map(ToString::to_string));
+            anyhow::bail!("the rules have faults:\n{}", faults.join("\n"))
+        }
+    };
+    let mut assets: Vec<Asset> =
+        config.policy.services.keys().map(|service| Asset::plain(service.clone(), "service")).collect();
+    assets.extend(config.assets.iter().map(|(id, section)| {
+        let raw = RawAsset {
+            kind: section.kind.clone(),
+            parent: section.parent.clone(),
+            location: section.location.clone(),
+            device: section.device.clone(),
+            ..RawAsset::default()
+        };
+        Asset::configured(id.clone(), &raw)
+    }));
+    Ok(Engine::new(rules, assets))
+}
+
 /// Runs until `shutdown`.
+///
+/// # Errors
+/// It cannot start: configuration, store, port or certificate, in one line.
 pub async fn run(config: Arc<Config>, mut shutdown: Shutdown) -> anyhow::Result<()> {
-    tracing::warn!(site = %config.site, "this build has no serve part: nothing is ingested, judged or shown");
-    shutdown.wait().await;
-    Ok(())
+    let engine = engine(&config)?;
+    let dir = config.serve_dir();
+    let retention = config.retention;
+    let (store, ledger) = tokio::task::spawn_blocking(move || -> anyhow::Result<(Store, Ledger)> {
+        let store = Store::open(&dir, retention).context("the store does not open")?;
+        let ledger = Ledger::open(&dir.join("ledger.db")).context("the ledger does not open")?;
+        Ok((store, ledger))
+    })
+    .await??;
+    let (store, ledger) = (Arc::new(store), Arc::new(Mutex::new(ledger)));
+    let listener = tokio::net::TcpListener::bind(config.listen.console)
+        .await
+        .with_context(|| format!("the console cannot listen on {}", config.listen.console))?;
+    let decide = Decide::new(&config).context("the control certificate cannot be used")?;
+    let publisher = open_publisher(&config)?;
+
+    let (news, arrivals) = mpsc::channel(ARRIVALS);
+    let mut tasks = tokio::task::JoinSet::new();
+    let mut links = BTreeMap::new();
+    for (site, broker) in &config.mqtt.brokers {
+        let (client, events) = link::build(&config.mqtt, config.site, broker)?;
+        links.insert(*site, Link::new(client.clone()));
+        tasks.spawn(link::drive(*site, client, events, news.clone()));
+    }
+    drop(news);
+    let (agreed_out, agreed) = watch::channel(Agreed::default());
+    tasks.spawn(decide_link::follow(decide.clone(), Arc::clone(&ledger), agreed_out));
+    let (failed_out, failed) = watch::channel(0);
+    let (votes, votes_in) = mpsc::channel(TELLS);
+    let (sights, sights_in) = mpsc::channel(TELLS);
+    tasks.spawn(decide_link::tell(decide.clone(), votes_in, failed_out.clone()));
+    tasks.spawn(decide_link::tell(decide, sights_in, failed_out));
+    tasks.spawn(publish_pages(publisher, agreed.clone()));
+
+    let session = rand::random();
+    let (writer, view) = view::shared(view::View::empty(config.site, wall_now()));
+    let app = api::router(Api::new(config.site, view.clone(), Arc::clone(&store), Arc::clone(&ledger)));
+    let app = pages(app, &config, &view);
+    let mut stop = shutdown.clone();
+    tasks.spawn(async move {
+        let served = axum::serve(api::limited(listener), app).with_graceful_shutdown(async move { stop.wait().await });
+        if let Err(error) = served.await {
+            tracing::error!(%error, "the console's listener ended");
+        }
+    });
+    tracing::info!(site = %config.site, console = %config.listen.console, "serve is up");
+    let driver = Driver {
+        config: Arc::clone(&config),
+        intake: Intake::new(store.marks()),
+        store: Arc::clone(&store),
+        judge: Judge::new(config.site, session, engine),
+        session,
+        links,
+        arrivals,
+        agreed,
+        failed,
+        votes,
+        sights,
+        writer,
+    };
+    let ended = driver.run(&mut shutdown, DRAIN_LIMIT).await;
+    tasks.abort_all();
+    // The store's thread is joined here, where waiting is allowed.
+    let _ = tokio::time::timeout(DRAIN_LIMIT, tokio::task::spawn_blocking(move || drop(store))).await;
+    ended
+}
+
+/// Pages for people beside the API.
+fn pages(app: axum::Router, _config: &Config, _view: &view::SharedView) -> axum::Router {
+    app
+}
+
+type Publisher = crate::web::public::Publisher;
+
+fn open_publisher(config: &Config) -> anyhow::Result<Publisher> {
+    Publisher::open(config.site, &config.public.key, &config.export_dir()).context("the public page cannot be signed")
+}
+
+/// Writes the public pages at each new publication point, and at no other time.
+async fn publish_pages(mut publisher: Publisher, mut agreed: watch::Receiver<Agreed>) {
+    let mut last = None;
+    while agreed.changed().await.is_ok() {
+        let Some(replica) = agreed.borrow_and_update().replica.clone() else { continue };
+        if last == Some(replica.publication.sequence) {
+            continue;
+        }
+        let sequence = replica.publication.sequence;
+        let done = tokio::task::spawn_blocking(move || {
+            let done = publisher.publish(&replica, wall_now());
+            (publisher, done)
+        })
+        .await;
+        let Ok((back, done)) = done else {
+            tracing::error!("rendering the public pages ended unexpectedly; they stay as they are");
+            return;
+        };
+        publisher = back;
+        match done {
+            Ok(_) => last = Some(sequence),
+            Err(error) => {
+                tracing::error!(error = &error as &dyn std::error::Error, "the public pages were not published");
+            }
+        }
+    }
 }

@@ -266,10 +266,12 @@ pub struct IngestView {
     pub uncommitted: usize,
     /// Time of the last commit, milliseconds.
     pub commit_ms: u64,
-    /// Series in the store.
-    pub series: u64,
     /// What keeps the store from committing, if anything.
     pub store_trouble: Option<String>,
+    /// Samples the store's index had no room for.
+    pub unstored: u64,
+    /// Acknowledgements that found no room; their payloads come again.
+    pub unsent_acks: u64,
 }
 
 /// The last payload that was refused.

@@ -1,0 +1,159 @@
+//! Rules, driven: live readings in, votes for the decision log out.
+//!
+//! Knows: which votes decide has not been told. Refuses to know: how they travel, and what the others vote.
+//!
+//! Invariants: a change of a vote leaves at once; the full set follows every failure to deliver, and every minute; an
+//! observer that has nothing to say still says so, because silence counts as not knowing.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use bcp_core::alarms::{AlarmView, AlarmVote, AlarmVotes};
+use bcp_core::rules::{Engine, Event, VoteChange};
+use bcp_core::time::{Mono, Wall};
+use bcp_wire::Site;
+
+use super::view::SourceState;
+use crate::ingest::intake::Live;
+
+/// A full set this often, whatever happened.
+const FULL_EVERY_MS: u64 = 60_000;
+/// Votes expire after 10 s of log time: said three times before.
+const HEARTBEAT_MS: u64 = 3_000;
+/// Votes of one message; what is left follows with the next.
+const MAX_VOTES: usize = 1_000;
+
+#[derive(Debug)]
+pub struct Judge {
+    observer: Site,
+    /// Random per process start.
+    session: u64,
+    engine: Engine,
+    changed: BTreeMap<String, AlarmVote>,
+    full_due: bool,
+    full_sent: Mono,
+    sent: Mono,
+    /// Own view of what is true, for when there is no agreement: since when.
+    active: BTreeMap<String, Wall>,
+}
+
+impl Judge {
+    #[must_use]
+    pub fn new(observer: Site, session: u64, engine: Engine) -> Judge {
+        Judge {
+            observer,
+            session,
+            engine,
+            changed: BTreeMap::new(),
+            full_due: true,
+            full_sent: Mono(0),
+            sent: Mono(0),
+            active: BTreeMap::new(),
+        }
+    }
+
+    #[must_use]
+    pub const fn engine(&self) -> &Engine {
+        &self.engine
+    }
+
+    /// Takes in one live event.
+    pub fn on_live(&mut self, now: Mono, wall: Wall, live: Live<'_>) {
+        let event = match live {
+            Live::Reading { device, point, value, quality, sampled } => {
+                Event::Reading { device, point, value, quality, sampled }
+            }
+            Live::Device { site, agent, meta } => Event::Device { site, agent, meta },
+            Live::Agent { site, agent, source } => Event::Agent { site, agent, alive: alive(source) },
+            Live::Reachability { device, reachable } => Event::Reachability { device, reachable },
+        };
+        self.step(now, wall, event);
+    }
+
+    /// Takes in one event of the rules' own kind.
+    pub fn step(&mut self, now: Mono, wall: Wall, event: Event<'_>) {
+        for VoteChange { key, vote } in self.engine.step(now, event) {
+            match vote {
+                Some(vote) => {
+                    if vote.active == Some(true) {
+                        self.active.entry(key.clone()).or_insert(wall);
+                    } else if vote.active == Some(false) {
+                        self.active.remove(&key);
+                    }
+                    self.changed.insert(key, vote);
+                }
+                None => {
+                    // A vote cannot be taken back alone: the full set leaves it out.
+                    self.changed.remove(&key);
+                    self.active.remove(&key);
+                    self.full_due = true;
+                }
+            }
+        }
+    }
+
+    /// Time for [`Event::Timer`].
+    #[must_use]
+    pub fn is_due(&self, now: Mono) -> bool {
+        self.engine.next_deadline().is_some_and(|at| at <= now)
+    }
+
+    /// The next message, if there is something to say. `agreed`: alarms that exist in the agreed state.
+    pub fn votes(&mut self, now: Mono, agreed: &dyn Fn(&str) -> bool) -> Option<AlarmVotes> {
+        let full = self.full_due || now.since(self.full_sent) >= FULL_EVERY_MS;
+        if !full && self.changed.is_empty() && now.since(self.sent) < HEARTBEAT_MS {
+            return None;
+        }
+        let mut votes = BTreeMap::new();
+        if full {
+            self.changed.clear();
+            for (key, vote) in self.engine.votes() {
+                if vote.active == Some(true) || agreed(key) {
+                    // What does not fit follows as changes: a full set starts the list, it need not end it.
+                    let list = if votes.len() < MAX_VOTES { &mut votes } else { &mut self.changed };
+                    list.insert(key.to_owned(), vote);
+                }
+            }
+            self.full_due = false;
+            self.full_sent = now;
+        } else {
+            while votes.len() < MAX_VOTES
+                && let Some((key, vote)) = self.changed.pop_first()
+            {
+                votes.insert(key, vote);
+            }
+        }
+        self.sent = now;
+        Some(AlarmVotes { observer: self.observer, session: self.session, full, votes })
+    }
+
+    /// The last message did not arrive: everything is said anew.
+    pub fn not_delivered(&mut self) {
+        self.full_due = true;
+    }
+
+    /// What this collector alone holds to be true.
+    #[must_use]
+    pub fn local_alarms(&self) -> Vec<AlarmView> {
+        let keys: BTreeSet<&String> = self.active.keys().collect();
+        let mut views: Vec<AlarmView> = keys
+            .into_iter()
+            .filter_map(|key| {
+                let vote = self.engine.vote(key)?;
+                // Unknown does not clear: what was true and cannot be seen any more stays.
+                let since = self.active.get(key).copied().unwrap_or_default();
+                Some(AlarmView::local(key, &vote, "unacknowledged", true, since))
+            })
+            .collect();
+        views.sort_by_key(|view| view.priority);
+        views
+    }
+}
+
+/// What the rules are told of an agent: alive, lost, or not known.
+const fn alive(source: SourceState) -> Option<bool> {
+    match source {
+        SourceState::Fresh => Some(true),
+        SourceState::AgentLost | SourceState::AgentOffline | SourceState::AgentSilent => Some(false),
+        SourceState::BrokerAway => None,
+    }
+}
