@@ -133,7 +133,7 @@ pub async fn run(config: Arc<Config>, mut shutdown: Shutdown) -> anyhow::Result<
     let session = rand::random();
     let (writer, view) = view::shared(view::View::empty(config.site, wall_now()));
     let app = api::router(Api::new(config.site, view.clone(), Arc::clone(&store), Arc::clone(&ledger)));
-    let app = pages(app, &config, &view);
+    let app = app.merge(crate::web::console::router(view.clone()));
     let mut stop = shutdown.clone();
     tasks.spawn(async move {
         let served = axum::serve(api::limited(listener), app).with_graceful_shutdown(async move { stop.wait().await });
@@ -161,11 +161,6 @@ pub async fn run(config: Arc<Config>, mut shutdown: Shutdown) -> anyhow::Result<
     // The store's thread is joined here, where waiting is allowed.
     let _ = tokio::time::timeout(DRAIN_LIMIT, tokio::task::spawn_blocking(move || drop(store))).await;
     ended
-}
-
-/// Pages for people beside the API.
-fn pages(app: axum::Router, _config: &Config, _view: &view::SharedView) -> axum::Router {
-    app
 }
 
 type Publisher = crate::web::public::Publisher;

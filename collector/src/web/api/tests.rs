@@ -163,8 +163,8 @@ async fn health_and_metrics_speak() {
     assert_eq!(status, 200);
     for wanted in [
         "bcp_point_value{site=\"a\",agent=\"gw-a\",device=\"crac-a1\",kind=\"unknown\",point=\"supply.air.temperature\",unit=\"Cel\"} 21.5",
-        "bcp_agreed 0.0",
-        "bcp_ingest_payloads_total 0",
+        "bcp_agreed{} 0.0",
+        "bcp_ingest_payloads_total{} 0",
         "# EOF",
     ] {
         assert!(text.contains(wanted), "{wanted} not in\n{text}");
