@@ -230,8 +230,11 @@ impl FromStr for Pair {
 
 /// Runs the command line and returns its exit code: 0 done, 1 could not, 64 not understood.
 pub fn main(args: impl Iterator<Item = OsString>) -> ExitCode {
-    signals::die_with_parent();
     let args: Vec<OsString> = args.collect();
+    // A step belongs to its gate and warden, which end it themselves; the thread that started it may be gone by then.
+    if args.get(1).is_none_or(|first| first != "service-step") {
+        signals::die_with_parent();
+    }
     // Handed on as they are: these have command lines of their own.
     let passed = args.get(1).and_then(|first| first.to_str()).unwrap_or("").to_owned();
     if matches!(passed.as_str(), "agent" | "collector" | "ctl") {

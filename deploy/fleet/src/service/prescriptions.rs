@@ -11,7 +11,7 @@
 //! |---|---|
 //! | `GET /health` | 200 `active`, or 503 `standby` |
 //! | `GET /facts` | `ServiceFacts` for the gate |
-//! | `POST /sync` | from the gate: what the log has latched, `{"peer_in_sync":false,"epoch":"1.3"}` |
+//! | `POST /sync` | from the gate: what the log has latched, `{"peer_in_sync":false,"epoch":"1.3"}`; 409 until it is taken |
 //! | `GET /` | a page of the service; 503 on a standby |
 //! | `POST /write` | text in, `{"position":7,"epoch":"1.3"}` once it is safe, else 503 |
 //! | `GET /entry?position=7` | one entry, on any copy |
@@ -455,7 +455,8 @@ async fn sync(State(service): State<Arc<Prescriptions>>, Json(latched): Json<Lat
     copy.handshake.latched(latched.peer_in_sync);
     let alone = copy.handshake.mode == Mode::Alone;
     service.tell(|safe| safe.alone = alone);
-    StatusCode::NO_CONTENT
+    // Not taken: the gate says it again, until the wish was read or the log has latched something newer.
+    if alone || latched.peer_in_sync { StatusCode::NO_CONTENT } else { StatusCode::CONFLICT }
 }
 
 #[derive(Debug, Serialize)]

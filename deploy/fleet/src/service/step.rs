@@ -1,6 +1,6 @@
 //! `fleet service-step`: the actuator that a gate calls, once per step.
 //!
-//! Reads `BCP_STEP`, `BCP_EPOCH`, `BCP_HOLDER` and `BCP_PARAM_*`. Exit codes: 0 done, 10 already done, 20 veto, 1 failed.
+//! Reads `BCP_STEP`, `BCP_EPOCH` and `BCP_PARAMS` (a JSON object of texts). Exit codes: 0 done, 10 already done, 20 veto, 1 failed.
 //! Invariants: a step of an epoch below the one on record is vetoed; the record is raised before anything is done.
 //! `stop` needs no running fleet: where nobody takes orders, it kills the service by its process id.
 
@@ -77,9 +77,9 @@ impl Orders {
             step: get("BCP_STEP")?.clone(),
             epoch: epoch.parse().map_err(|fault| format!("BCP_EPOCH: {fault}"))?,
             params: all
-                .iter()
-                .filter_map(|(name, value)| Some((name.strip_prefix("BCP_PARAM_")?.to_lowercase(), value.clone())))
-                .collect(),
+                .get("BCP_PARAMS")
+                .map_or(Ok(BTreeMap::new()), |text| serde_json::from_str(text))
+                .map_err(|fault| format!("BCP_PARAMS: {fault}"))?,
         })
     }
 }
@@ -246,7 +246,9 @@ mod tests {
         let env = |pairs: &[(&str, &str)]| {
             Orders::from_env(pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())))
         };
-        let orders = env(&[("BCP_STEP", "weigh"), ("BCP_EPOCH", "1.3"), ("BCP_PARAM_A", "10"), ("PATH", "x")]).unwrap();
+        let orders =
+            env(&[("BCP_STEP", "weigh"), ("BCP_EPOCH", "1.3"), ("BCP_PARAMS", r#"{"a":"10"}"#), ("PATH", "x")])
+                .unwrap();
         assert_eq!(orders.epoch, Epoch { incarnation: 1, counter: 3 });
         assert_eq!(orders.params, [("a".to_owned(), "10".to_owned())].into());
         assert!(env(&[("BCP_STEP", "stop")]).unwrap_err().contains("BCP_EPOCH"));
