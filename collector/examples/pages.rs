@@ -1,20 +1,30 @@
-//! Writes a made-up publication to a folder, to look at the pages: `cargo run -p bcp-collector --example pages -- DIR [calm]`.
+//! Writes a made-up publication to a folder, and a new one every 20 s with `live`, to look at the pages:
+//! `cargo run -p bcp-collector --example pages -- DIR [calm] [live]`.
 
 use std::path::PathBuf;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use bcp_collector::web::public::{Publisher, sample};
 use bcp_core::time::Wall;
 use bcp_wire::Site;
 
 fn main() -> anyhow::Result<()> {
-    let mut args = std::env::args().skip(1);
-    let dir = PathBuf::from(args.next().ok_or_else(|| anyhow::anyhow!("usage: pages DIR [calm]"))?);
-    let model = if args.next().as_deref() == Some("calm") { sample::calm(12) } else { sample::sample(12) };
-    // Valid from now on, so that the expiry script lets the pages be looked at.
-    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH)?;
-    let model = sample::at(Wall(i64::try_from(now.as_millis())?), model);
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    let dir = PathBuf::from(args.first().ok_or_else(|| anyhow::anyhow!("usage: pages DIR [calm] [live]"))?);
+    let has = |word: &str| args.iter().any(|arg| arg == word);
     let mut publisher = Publisher::open(Site::A, &dir.join("keys/publish.key"), &dir.join("export"))?;
-    let published = publisher.publish_model(&model, model.as_of)?;
-    println!("{published:?} in {}", dir.join("export/current").display());
-    Ok(())
+    println!("public key {}", STANDARD.encode(publisher.public_key()));
+    loop {
+        let made = if has("calm") { sample::calm(12) } else { sample::sample(12) };
+        let now = Wall(i64::try_from(SystemTime::now().duration_since(UNIX_EPOCH)?.as_millis())?);
+        let mut model = sample::at(now, made);
+        model.sequence += now.0.unsigned_abs() / 1000;
+        println!("{:?} in {}", publisher.publish_model(&model, now)?, dir.join("export/current").display());
+        if !has("live") {
+            return Ok(());
+        }
+        std::thread::sleep(Duration::from_secs(20));
+    }
 }

@@ -183,7 +183,8 @@ async function draw() {
     const answer = await fetch(`/api/v1/history?${ask}`);
     if (!answer.ok) throw new Error(`the server says ${answer.status}`);
     const data = await answer.json();
-    const readings = (data.readings ?? data.history ?? data.points ?? []).map(r => ({ t: typeof r.time === "number" ? r.time : Date.parse(r.time), v: typeof r.value === "number" ? r.value : null, q: r.quality ?? "good" }));
+    // Long ranges come as buckets: their average is drawn.
+    const readings = (data.samples ?? data.buckets ?? []).map(r => ({ t: r.t, v: r.avg ?? (typeof r.value === "number" ? r.value : null), q: r.quality ?? `${r.min} to ${r.max}, ${r.n} values` }));
     body.replaceChildren(...picture(readings, from, to), table(readings));
   } catch (error) {
     body.innerHTML = "<p class=\"alert\"></p>";
@@ -193,9 +194,9 @@ async function draw() {
 function picture(readings, from, to) {
   const good = readings.filter(r => r.v !== null);
   if (!good.length) { const p = document.createElement("p"); p.className = "empty"; p.textContent = "No value is stored for this time."; return [p]; }
-  const W = 900, H = 240, L = 64, B = 22, low = Math.min(...good.map(r => r.v)), high = Math.max(...good.map(r => r.v));
+  const W = 1000, H = 240, low = Math.min(...good.map(r => r.v)), high = Math.max(...good.map(r => r.v));
   const pad = (high - low || Math.abs(high) || 1) * 0.08, y0 = low - pad, y1 = high + pad;
-  const x = t => L + (t - from) / (to - from) * (W - L - 4), y = v => 6 + (y1 - v) / (y1 - y0) * (H - B - 6);
+  const x = t => (t - from) / (to - from) * W, y = v => (y1 - v) / (y1 - y0) * H;
   // A gap of over four usual steps is a hole in the line: nothing is drawn where nothing is known.
   const usual = good.length > 1 ? (good.at(-1).t - good[0].t) / (good.length - 1) : 0;
   let path = "", before = null;
@@ -205,10 +206,12 @@ function picture(readings, from, to) {
     before = r.t;
   }
   const label = v => Number(v.toPrecision(4)).toString();
-  const lines = [0, 1, 2, 3].map(i => { const v = y0 + (y1 - y0) * (i + 0.5) / 4; return `<path class="grid-line" d="M${L} ${y(v).toFixed(1)}H${W}"/><text x="${L - 6}" y="${(y(v) + 4).toFixed(1)}" text-anchor="end">${label(v)}</text>`; }).join("");
+  const marks = [3, 2, 1, 0].map(i => y0 + (y1 - y0) * (i + 0.5) / 4);
+  const lines = marks.map(v => `<path class="grid-line" d="M0 ${y(v).toFixed(1)}H${W}"/>`).join("");
   const holder = document.createElement("div");
-  holder.innerHTML = `<svg class="plot" viewBox="0 0 ${W} ${H}" role="img">${lines}<path d="${path}"/><text x="${L}" y="${H - 4}">${local(from)}</text><text x="${W - 4}" y="${H - 4}" text-anchor="end">${local(to)}</text></svg>`;
-  holder.firstChild.setAttribute("aria-label", `${plotted.point}: lowest ${label(low)}, highest ${label(high)}, last ${label(good.at(-1).v)} ${plotted.unit}. The same values follow as a table.`);
+  holder.className = "plot";
+  holder.innerHTML = `<ol aria-hidden="true">${marks.map(v => `<li>${label(v)}</li>`).join("")}</ol><svg viewBox="0 0 ${W} ${H}" preserveAspectRatio="none" role="img">${lines}<path d="${path}"/></svg><p class="x"><span>${local(from)}</span><span>${local(to)}</span></p>`;
+  $("svg", holder).setAttribute("aria-label", `${plotted.point}: lowest ${label(low)}, highest ${label(high)}, last ${label(good.at(-1).v)} ${plotted.unit}. The same values follow as a table.`);
   return [holder];
 }
 function table(readings) {

@@ -51,6 +51,8 @@ struct Search {
     q: String,
 }
 
+/// Rows of the timeline on the first screen.
+const SHORT_TIMELINE: usize = 12;
 /// Longest search text that is looked at.
 const MAX_SEARCH_CHARS: usize = 64;
 
@@ -59,7 +61,7 @@ fn look(view: &SharedView) -> ConsoleModel {
 }
 
 async fn overview(State(view): State<SharedView>) -> Response {
-    html(&page::Overview { model: look(&view) })
+    html(&page::Overview { model: look(&view), limit: SHORT_TIMELINE })
 }
 
 async fn devices(State(view): State<SharedView>, Query(search): Query<Search>) -> Response {
@@ -83,7 +85,7 @@ async fn ticket(State(view): State<SharedView>, Path(id): Path<String>) -> Respo
 }
 
 async fn timeline(State(view): State<SharedView>) -> Response {
-    html(&page::Timeline { model: look(&view) })
+    html(&page::Timeline { model: look(&view), limit: model::MAX_LEDGER_ROWS })
 }
 
 async fn part(State(view): State<SharedView>, Path(name): Path<String>, Query(search): Query<Search>) -> Response {
@@ -94,7 +96,8 @@ async fn part(State(view): State<SharedView>, Path(name): Path<String>, Query(se
         "tickets" => html(&page::TicketsPart { model }),
         "services" => html(&page::ServicesPart { model }),
         "sites" => html(&page::SitesPart { model }),
-        "timeline" => html(&page::TimelinePart { model }),
+        "recent" => html(&page::TimelinePart { model, limit: SHORT_TIMELINE }),
+        "timeline" => html(&page::TimelinePart { model, limit: model::MAX_LEDGER_ROWS }),
         "devices" => {
             let wanted: String = search.q.chars().take(MAX_SEARCH_CHARS).collect();
             html(&page::DevicesPart { rows: model::device_rows(&view.get(), &wanted), search: wanted })

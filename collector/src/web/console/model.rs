@@ -17,8 +17,8 @@ use super::sites::{SiteCard, site_cards};
 
 /// Alarm rows on the first screen; what is beyond is counted.
 const MAX_ALARM_ROWS: usize = 100;
-/// Ledger rows on the first screen.
-const MAX_LEDGER_ROWS: usize = 60;
+/// Ledger rows of the timeline: all that a view carries.
+pub const MAX_LEDGER_ROWS: usize = 200;
 /// Device rows in one list; the search narrows it.
 pub const MAX_DEVICE_ROWS: usize = 500;
 
@@ -87,7 +87,6 @@ pub struct TicketCard {
     pub class: &'static str,
     pub holder: String,
     pub epoch: String,
-    pub revision: u64,
     pub phase: String,
     pub stage: Option<String>,
     pub target: Option<String>,
@@ -148,7 +147,6 @@ pub struct DeviceRow {
     pub class: &'static str,
     pub word: String,
     pub points: usize,
-    pub not_good: usize,
     pub age_ms: Option<u64>,
 }
 
@@ -305,7 +303,6 @@ fn ticket_card(ticket: &TicketView) -> TicketCard {
         class,
         holder: ticket.holder.map_or_else(|| "nobody".to_owned(), site),
         epoch: ticket.epoch.to_string(),
-        revision: ticket.revision,
         phase: ticket.phase.as_str().to_owned(),
         stage: ticket.stage.clone(),
         target: ticket.target.map(site),
@@ -435,7 +432,6 @@ fn device_row(device: &DeviceView, view: &View) -> DeviceRow {
         class,
         word,
         points: device.points.len(),
-        not_good,
         age_ms: device.received.map(|received| view.mono.since(received)),
     }
 }

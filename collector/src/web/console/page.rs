@@ -8,6 +8,8 @@ use super::model::{ConsoleModel, DevicePage, DeviceRow, ExplainPage};
 #[template(path = "console/overview.html")]
 pub struct Overview {
     pub model: ConsoleModel,
+    /// Rows of the timeline.
+    pub limit: usize,
 }
 
 #[derive(Template, Debug)]
@@ -36,6 +38,8 @@ pub struct Explain {
 #[template(path = "console/timeline.html")]
 pub struct Timeline {
     pub model: ConsoleModel,
+    /// Rows of the timeline.
+    pub limit: usize,
 }
 
 #[derive(Template, Debug)]
@@ -80,6 +84,8 @@ pub struct SitesPart {
 #[template(path = "console/part-timeline.html")]
 pub struct TimelinePart {
     pub model: ConsoleModel,
+    /// Rows of the timeline.
+    pub limit: usize,
 }
 
 #[derive(Template, Debug)]

@@ -71,6 +71,12 @@ impl Publisher {
         Ok(Publisher { site, key, dir: dir.to_owned(), last: None })
     }
 
+    /// The key by which mirrors know this site's publications.
+    #[must_use]
+    pub fn public_key(&self) -> [u8; 32] {
+        self.key.verifying_key().to_bytes()
+    }
+
     /// Publishes the state at its publication point, if that is new. Blocks on rendering and on the disk.
     ///
     /// # Errors
