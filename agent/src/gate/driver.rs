@@ -18,6 +18,7 @@ use bcp_wire::{Epoch, Id, Site};
 use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 
+use super::ask::{Collectors, Target, facts, post};
 use super::config::{GateConfig, TicketConfig};
 use super::listener::{self, Asked};
 use super::machine::{Action, Event, FoundDeadline, Machine, Peer, Terms, TicketFigures};
@@ -39,8 +40,6 @@ const UNANSWERED_MAX: usize = 4;
 const PENDING_MAX: usize = 64;
 /// Inputs that wait for the loop: some for every ticket.
 const INPUTS: usize = 2_048;
-/// Longest answer of a service about itself, in bytes.
-const FACTS_MAX_BYTES: usize = 64 * 1024;
 const FACTS_LIMIT: Duration = Duration::from_millis(800);
 /// Facts older than this many renew intervals are not passed on.
 const FACTS_FRESH_RENEWALS: u64 = 3;
@@ -48,8 +47,6 @@ const FACTS_FRESH_RENEWALS: u64 = 3;
 const DRAIN_LIMIT: Duration = Duration::from_millis(2_000);
 /// A refusing collector is said this often.
 const SAY_EVERY: Duration = Duration::from_secs(60);
-/// Longest answer of a collector: 512 tickets with an order each.
-const ANSWER_MAX_BYTES: usize = 1024 * 1024;
 
 /// Everything the gate must be told.
 #[derive(Debug, Clone)]
@@ -111,76 +108,6 @@ pub struct GateFigures {
     pub requests: u64,
     pub confirmed: u64,
     pub tickets: Vec<TicketFigures>,
-}
-
-/// The collectors, each with a bound on unanswered requests.
-#[derive(Debug, Clone)]
-pub struct Collectors(Arc<Vec<Target>>);
-
-#[derive(Debug)]
-struct Target {
-    name: String,
-    url: String,
-    client: reqwest::Client,
-    slots: Arc<Semaphore>,
-}
-
-impl Collectors {
-    /// Sends to all at once; answers come as they come, and the channel closes after the last.
-    #[must_use]
-    pub fn ask_all(&self, sync: &GateSync) -> mpsc::Receiver<Result<GateAnswer, String>> {
-        let (sender, answers) = mpsc::channel(self.0.len().max(1));
-        for at in 0..self.0.len() {
-            let Ok(slot) = Arc::clone(&self.0[at].slots).try_acquire_owned() else { continue };
-            let (all, sender, sync) = (Arc::clone(&self.0), sender.clone(), sync.clone());
-            tokio::spawn(async move {
-                let target = &all[at];
-                let answer = post(&target.client, &target.url, &sync).await;
-                let answer = answer.map_err(|reason| format!("{}: {reason}", target.name));
-                drop(slot);
-                // Nobody waits for it any more once another answer was confirmed.
-                let _ = sender.send(answer).await;
-            });
-        }
-        answers
-    }
-}
-
-async fn post<Q: serde::Serialize + Sync, A: serde::de::DeserializeOwned>(
-    client: &reqwest::Client,
-    url: &str,
-    body: &Q,
-) -> Result<A, String> {
-    let response = client.post(url).json(body).send().await.map_err(|error| chain(&error))?;
-    let status = response.status();
-    let bytes = read_body(response, ANSWER_MAX_BYTES).await?;
-    if !status.is_success() {
-        let text: String = String::from_utf8_lossy(&bytes).chars().take(200).collect();
-        return Err(format!("{status}: {text}"));
-    }
-    serde_json::from_slice(&bytes).map_err(|error| error.to_string())
-}
-
-async fn read_body(mut response: reqwest::Response, limit: usize) -> Result<Vec<u8>, String> {
-    let mut body = Vec::new();
-    while let Some(part) = response.chunk().await.map_err(|error| chain(&error))? {
-        if body.len() + part.len() > limit {
-            return Err(format!("answer is longer than {limit} bytes"));
-        }
-        body.extend_from_slice(&part);
-    }
-    Ok(body)
-}
-
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        source = cause.source();
-    }
-    text
 }
 
 /// One ticket and what belongs to it.
@@ -390,13 +317,14 @@ impl Gate {
             tokio::select! {
                 biased;
                 changed = shutdown.changed() => if changed.is_err() || *shutdown.borrow() { break },
-                Some(input) = self.inbox.recv() => self.take(input),
+                // Before the inputs: however many there are, the loss action is in time.
                 _ = ticker.tick() => self.tick(),
                 _ = renewal.tick() => {
                     self.ask_services();
                     self.sync_wanted = true;
                     self.synced_at = None;
                 }
+                Some(input) = self.inbox.recv() => self.take(input),
                 ended = &mut server.0 => {
                     return match ended {
                         Ok(Err(error)) => Err(GateError::Serve(error)),
@@ -825,15 +753,6 @@ impl Gate {
             let _ = inputs.send(Input::Posted { ticket, what, accepted }).await;
         });
     }
-}
-
-async fn facts(plain: &reqwest::Client, url: &str) -> Result<ServiceFacts, String> {
-    let response = plain.get(url).send().await.map_err(|error| chain(&error))?;
-    if !response.status().is_success() {
-        return Err(response.status().to_string());
-    }
-    let body = read_body(response, FACTS_MAX_BYTES).await?;
-    serde_json::from_slice(&body).map_err(|error| error.to_string())
 }
 
 #[derive(Debug)]

@@ -15,7 +15,8 @@ use bcp_wire::Site;
 use bcp_wire::control::{GateAnswer, GateSync, PromiseAnswer, PromiseAsk, SyncOutcome};
 use tokio::sync::{mpsc, oneshot};
 
-use super::driver::{Collectors, Input};
+use super::ask::Collectors;
+use super::driver::Input;
 use super::machine::Peer;
 
 /// The machine answers at once unless the disk hangs, and then there is no promise.

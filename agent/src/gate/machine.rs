@@ -540,12 +540,11 @@ impl Machine {
 
     fn consider(&mut self, now: BootMs, order: StepOrder, out: &mut Vec<Action>) {
         if let Some(report) = self.knows(&order.key).cloned() {
-            // Asked again: the collector has not got the report.
+            // Asked again: the collector has not got the report. It goes with the next renewal.
             if !self.record.reports.contains(&report) {
                 self.record.done.retain(|known| known.key != report.key);
                 self.record.reports.push(report);
             }
-            out.push(Action::SyncNow);
             return;
         }
         if order.epoch != self.record.epoch {
@@ -609,8 +608,8 @@ impl Machine {
         } else {
             match self.lease_now(now).filter(|lease| lease.confirmed && lease.epoch == order.epoch) {
                 None => {
+                    // The next renewal is at most one interval away, and the order is repeated with its answer.
                     self.trouble = Some("waiting for a confirmed lease before promoting".to_owned());
-                    out.push(Action::SyncNow);
                 }
                 Some(lease) => {
                     let was = self.record.may_run;
@@ -639,7 +638,6 @@ impl Machine {
             self.run(order, Some(lease.deadline), out);
         } else {
             self.trouble = Some("waiting for a confirmed lease before publishing".to_owned());
-            out.push(Action::SyncNow);
         }
     }
 

@@ -9,6 +9,7 @@
 //! Tasks: [`Gate::run`], the listener under it, one short task per request and one thread per running step. Cancelling
 //! any of them can only end a lease early.
 
+mod ask;
 mod clock;
 pub mod config;
 mod driver;
