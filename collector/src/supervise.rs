@@ -21,7 +21,7 @@ const BACK_OFF_MAX: Duration = Duration::from_secs(5);
 /// After running this long the next restart is quick again.
 const STEADY: Duration = Duration::from_secs(30);
 /// Children get this long to drain before they are killed; the whole of `run` ends within 3 s.
-const STOP_LIMIT: Duration = Duration::from_millis(2_500);
+const STOP_LIMIT: Duration = Duration::from_millis(2_000);
 
 /// Leading arguments of the own executable before the process name, set by a program that has this one inside.
 pub const SELF_ARGS: &str = "BCP_SELF_ARGS";

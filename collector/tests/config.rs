@@ -29,6 +29,7 @@ const POLICY: &str = r#"timing = "metro"
 [ticket.prescriptions]
 service = "recip-e"
 mode = "auto"
+accept_unfenced = true
 sites = ["a", "b"]
 preferred = "a"
 rpo = "zero"
@@ -84,7 +85,7 @@ fn a_whole_configuration_is_read() {
     assert_eq!(config.policy.tickets.len(), 1);
     let rule = &config.rules[0];
     assert_eq!(rule.table["title"]["en"], "Supply air too warm");
-    assert_eq!((rule.places["when"].line, rule.places["title.en"].line), (19, 20));
+    assert_eq!((rule.places["when"].line, rule.places["title.en"].line), (20, 21));
 }
 
 #[test]

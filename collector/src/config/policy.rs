@@ -1,8 +1,10 @@
 //! The shared policy file: timing, tickets, services, and the sections of rules and assets.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use bcp_core::policy::{LossPolicy, Mode, MoveWhen, Policy, Rpo, ServicePolicy, TicketKind, TicketPolicy, Timing};
+use bcp_core::policy::{
+    LossPolicy, Mode, MoveWhen, Policy, Problem, Rpo, ServicePolicy, TicketKind, TicketPolicy, Timing,
+};
 use bcp_wire::{Id, Site};
 use toml_edit::Item;
 
@@ -35,32 +37,18 @@ pub(super) fn read(source: &Source) -> Option<PolicyFile> {
     let mut root = source.root(&document);
     let timing = timing(&mut root);
     let id_help = "an id is 1 to 32 of a-z, 0-9 and -";
+    let mut written = BTreeSet::new();
     let mut tickets = BTreeMap::new();
-    let mut ticket_sections = BTreeMap::new();
     for (id, mut section) in root.named::<Id>("ticket", id_help) {
-        if let Some(policy) = ticket(&mut section) {
-            tickets.insert(id.clone(), policy);
-        }
-        ticket_sections.insert(id, section);
+        tickets.extend(ticket(&mut section).map(|policy| (id.clone(), policy)));
+        section.close();
+        written.insert(id);
     }
     let mut services = BTreeMap::new();
     for (id, mut section) in root.named::<Id>("service", id_help) {
-        if let Some(policy) = service(&mut section) {
-            match &policy.ticket {
-                Some(ticket) if !ticket_sections.contains_key(ticket) => {
-                    section.fault("ticket", format!("there is no [ticket.{ticket}]"), "name a ticket of this file");
-                }
-                _ => {}
-            }
-            services.insert(id, policy);
-        }
+        services.extend(service(&mut section).map(|policy| (id.clone(), policy)));
         section.close();
-    }
-    for (id, section) in ticket_sections {
-        if let Some(policy) = tickets.get(&id) {
-            check_ticket(&section, policy, &tickets, &services);
-        }
-        section.close();
+        written.insert(id);
     }
     let rules = root.named::<Id>("rule", id_help).into_iter().map(|(id, section)| rule(id, &section)).collect();
     let mut assets = BTreeMap::new();
@@ -69,7 +57,19 @@ pub(super) fn read(source: &Source) -> Option<PolicyFile> {
         section.close();
     }
     root.close();
-    Some(PolicyFile { policy: Policy { timing: timing?, tickets, services }, rules, assets })
+    let policy = Policy { timing: timing.unwrap_or(Timing::METRO), tickets, services };
+    for fault in policy.faults() {
+        // A section that could not be read has its own faults; that it is missing is not another one.
+        let missing = match &fault.problem {
+            Problem::UnknownService { service } => Some(service),
+            Problem::UnknownTicket { ticket } => Some(ticket),
+            _ => None,
+        };
+        if missing.is_none_or(|id| !written.contains(id)) {
+            source.fault_at(&document, &fault.path, fault.problem.to_string());
+        }
+    }
+    Some(PolicyFile { policy, rules, assets })
 }
 
 fn timing(root: &mut Section<'_>) -> Option<Timing> {
@@ -81,27 +81,7 @@ fn timing(root: &mut Section<'_>) -> Option<Timing> {
         Some(other) => Err(format!("`{other}` is not a timing profile")),
         None => timing_table(item),
     };
-    let timing = root.required("timing", help, parse)?;
-    let parts_in_ten_thousand = |ms: u64, rho: u64| ms.saturating_mul(rho);
-    // (ttl_holder + stop_max) * (1 + rho) / (1 - rho) <= ttl + acquire_after with one tick to spare, rho = 1 %.
-    let stopped_by =
-        parts_in_ten_thousand(timing.ttl_holder_ms + timing.stop_max_ms, 101).div_ceil(99) + timing.tick_ms;
-    if stopped_by > timing.ttl_ms + timing.acquire_after_ms {
-        let problem = format!(
-            "unsafe: the old holder may run until {stopped_by} ms, the new one starts after {} ms",
-            timing.ttl_ms + timing.acquire_after_ms
-        );
-        root.fault("timing", problem, "raise acquire_after_ms or ttl_ms, or lower ttl_holder_ms or stop_max_ms");
-    }
-    let ordered = timing.tick_ms >= 50
-        && timing.tick_ms * 2 < timing.election_min_ms
-        && timing.election_min_ms < timing.election_max_ms
-        && timing.renew_ms * 2 <= timing.ttl_holder_ms;
-    if !ordered {
-        let problem = "needed: 50 <= tick, 2 tick < election_min < election_max, 2 renew <= ttl_holder".to_owned();
-        root.fault("timing", problem, help);
-    }
-    Some(timing)
+    root.required("timing", help, parse)
 }
 
 fn timing_table(item: &Item) -> Parsed<Timing> {
@@ -196,35 +176,6 @@ fn ticket(section: &mut Section<'_>) -> Option<TicketPolicy> {
         stable_for_ms: stable_for_ms.unwrap_or(1_800_000),
         move_budget: move_budget.map_or(2, |moves| u32::try_from(moves).unwrap_or(u32::MAX)),
     })
-}
-
-fn check_ticket(
-    section: &Section<'_>,
-    ticket: &TicketPolicy,
-    tickets: &BTreeMap<Id, TicketPolicy>,
-    services: &BTreeMap<Id, ServicePolicy>,
-) {
-    if !services.contains_key(&ticket.service) {
-        section.fault("service", format!("there is no [service.{}]", ticket.service), "name a service of this file");
-    }
-    if ticket.sites.is_empty() || ticket.sites.contains(&Site::W) {
-        section.fault("sites", "needs a, b or both".to_owned(), "w only witnesses");
-    }
-    if let Some(preferred) = ticket.preferred.filter(|site| !ticket.sites.contains(site)) {
-        section.fault("preferred", format!("{preferred} is none of its sites"), "name one of `sites`");
-    }
-    for site in &ticket.sites {
-        if ticket.gates.get(site).is_none_or(Vec::is_empty) {
-            section.fault(
-                "gates",
-                format!("site {site} has no gate"),
-                "a site without a gate can neither run nor stop it",
-            );
-        }
-    }
-    for other in ticket.depends_on.iter().filter(|other| !tickets.contains_key(*other)) {
-        section.fault("depends_on", format!("there is no [ticket.{other}]"), "name a ticket of this file");
-    }
 }
 
 fn service(section: &mut Section<'_>) -> Option<ServicePolicy> {

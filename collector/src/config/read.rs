@@ -113,6 +113,18 @@ impl Source {
         Place { file: self.file.clone(), line, column }
     }
 
+    /// A fault at the deepest part of `path` that is there.
+    pub fn fault_at(&self, document: &Document<String>, path: &[String], problem: String) {
+        let mut span = None;
+        let mut table: Option<&dyn TableLike> = Some(document.as_table());
+        for key in path {
+            let Some((found, item)) = table.and_then(|table| table.get_key_value(key)) else { break };
+            span = item.span().or_else(|| found.span()).or(span);
+            table = item.as_table_like();
+        }
+        self.fault(span, &path.join("."), problem, "");
+    }
+
     pub fn fault(&self, span: Option<Range<usize>>, key: &str, problem: String, help: &str) {
         let fault = Fault { at: self.place(span), key: key.to_owned(), problem, help: help.to_owned() };
         self.faults.borrow_mut().push(fault);

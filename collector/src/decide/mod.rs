@@ -34,7 +34,6 @@ use std::time::Duration;
 use bcp_core::policy::Policy;
 use bcp_identity::{Credentials, IdentityError};
 use bcp_wire::{Id, Site};
-use sha2::{Digest, Sha256};
 use tokio::net::TcpListener;
 
 use crate::{Config, Shutdown};
@@ -105,7 +104,7 @@ pub async fn run_with(
     let gates = gates(&policy);
     let node =
         Arc::new(Node { site, log: Arc::clone(&log), queue: Arc::clone(&queue), peers, contacts, watchman, gates });
-    let hash = policy_hash(&policy);
+    let hash = policy.hash();
     tracing::info!(%site, policy = %hash, "decide");
     let tasks = [
         tokio::spawn(lead::keep_contact(Arc::clone(&log), shutdown.clone())),
@@ -132,12 +131,4 @@ pub async fn run_with(
 fn gates(policy: &Policy) -> BTreeSet<(Site, Id)> {
     let by_site = policy.tickets.values().flat_map(|ticket| &ticket.gates);
     by_site.flat_map(|(site, gates)| gates.iter().map(|gate| (*site, gate.clone()))).collect()
-}
-
-/// Short hash of a policy: observers say by which one they judge.
-#[must_use]
-pub fn policy_hash(policy: &Policy) -> String {
-    // A policy always has a JSON form; an empty one would only make all hashes equal.
-    let text = serde_json::to_vec(policy).unwrap_or_default();
-    Sha256::digest(&text).iter().take(8).map(|byte| format!("{byte:02x}")).collect()
 }
