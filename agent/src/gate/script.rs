@@ -265,7 +265,7 @@ mod tests {
     fn a_timeout_kills_the_whole_group() {
         let pid_file = std::env::temp_dir().join(format!("bcp-script-pid-{}", std::process::id()));
         let script = script("timeout", &format!("sleep 60 & echo $! > {}; wait", pid_file.display()));
-        let ended = script.run(&call(), Duration::from_millis(300));
+        let ended = script.run(&call(), Duration::from_secs(2));
         assert_eq!(ended.outcome, StepOutcome::Failed);
         let pid = std::fs::read_to_string(&pid_file).unwrap();
         let state = || std::fs::read_to_string(format!("/proc/{}/stat", pid.trim())).unwrap_or_default();
