@@ -10,7 +10,7 @@ use clap::{Args, CommandFactory, Parser, Subcommand};
 use tracing_subscriber::EnvFilter;
 
 use crate::config::ConfigError;
-use crate::{Config, Shutdown, broker, decide, mirror, serve, supervise};
+use crate::{Config, Shutdown, broker, decide, mirror, rules, serve, supervise};
 
 /// sysexits.h EX_USAGE: the configuration or the command line is at fault.
 pub const EXIT_CONFIG: u8 = 64;
@@ -41,8 +41,22 @@ enum Process {
     Broker(ConfigFile),
     /// Check the configuration and the policy, and say everything that is wrong
     Check(ConfigFile),
+    /// Replay timelines against the rules of the configuration
+    #[command(subcommand)]
+    Rules(Rules),
     /// Print completions for a shell
     Completions { shell: clap_complete::Shell },
+}
+
+#[derive(Debug, Subcommand)]
+enum Rules {
+    /// `at 0s set crac-a1 supply.air.temperature 35`, `at 31s want alarm supply-air-hot/crac-a1`
+    Test {
+        #[command(flatten)]
+        file: ConfigFile,
+        #[arg(required = true, value_name = "TIMELINE")]
+        timelines: Vec<PathBuf>,
+    },
 }
 
 #[derive(Debug, Args)]
@@ -72,7 +86,8 @@ pub fn main(args: impl Iterator<Item = OsString>) -> ExitCode {
         | Process::Serve(file)
         | Process::Mirror(file)
         | Process::Broker(file)
-        | Process::Check(file) => &file.config,
+        | Process::Check(file)
+        | Process::Rules(Rules::Test { file, .. }) => &file.config,
     };
     let config = match Config::load(file) {
         Ok(config) => Arc::new(config),
@@ -85,9 +100,21 @@ pub fn main(args: impl Iterator<Item = OsString>) -> ExitCode {
             return ExitCode::from(EXIT_CONFIG);
         }
     };
-    if let Process::Check(_) = cli.process {
-        println!("{}: no faults", file.display());
-        return ExitCode::SUCCESS;
+    match &cli.process {
+        Process::Check(_) => {
+            if checked_rules(&config).is_none() {
+                return ExitCode::from(EXIT_CONFIG);
+            }
+            println!("{}: no faults", file.display());
+            return ExitCode::SUCCESS;
+        }
+        Process::Rules(Rules::Test { timelines, .. }) => return test_rules(&config, timelines),
+        Process::Run(_)
+        | Process::Decide(_)
+        | Process::Serve(_)
+        | Process::Mirror(_)
+        | Process::Broker(_)
+        | Process::Completions { .. } => {}
     }
     start_log();
     match run(&cli.process, config) {
@@ -97,6 +124,32 @@ pub fn main(args: impl Iterator<Item = OsString>) -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// The rules, or their faults on standard error.
+fn checked_rules(config: &Config) -> Option<bcp_core::rules::RuleSet> {
+    match rules::rule_set(config) {
+        Ok(rules) => Some(rules),
+        Err(faults) => {
+            eprintln!("{}", ConfigError::Faults(faults));
+            None
+        }
+    }
+}
+
+fn test_rules(config: &Config, timelines: &[PathBuf]) -> ExitCode {
+    let Some(rules) = checked_rules(config) else { return ExitCode::from(EXIT_CONFIG) };
+    let mut failed = false;
+    for path in timelines {
+        match rules::test(config, &rules, path) {
+            Ok(met) => println!("{}: {met} met", path.display()),
+            Err(error) => {
+                failed = true;
+                eprintln!("{:#}", anyhow::Error::from(error));
+            }
+        }
+    }
+    if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS }
 }
 
 fn run(process: &Process, config: Arc<Config>) -> anyhow::Result<()> {
@@ -116,7 +169,7 @@ fn run(process: &Process, config: Arc<Config>) -> anyhow::Result<()> {
             Process::Serve(_) => serve::run(config, shutdown).await,
             Process::Mirror(_) => mirror::run(config, shutdown).await,
             Process::Broker(_) => Ok(broker::run(config, shutdown).await?),
-            Process::Check(_) | Process::Completions { .. } => Ok(()),
+            Process::Check(_) | Process::Rules(_) | Process::Completions { .. } => Ok(()),
         }
     });
     // Whatever still waits on a disk or a socket must not hold up the end of the process.

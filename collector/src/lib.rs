@@ -14,6 +14,7 @@ pub mod ctl;
 pub mod decide;
 pub mod ingest;
 pub mod mirror;
+pub mod rules;
 pub mod serve;
 pub mod shutdown;
 pub mod store;

@@ -32,8 +32,8 @@ const MAX_ANNUNCIATIONS: usize = 4_096;
 pub const AFTER_CAUSE_MS: u64 = 30_000;
 /// Symptoms raised up to this long before their cause are its symptoms all the same: sensors are not equally quick.
 pub const CAUSE_BEFORE_MS: u64 = 120_000;
-/// An alarm that no live observer judges is retired after this long.
-pub const RETIRE_AFTER_MS: u64 = 60_000;
+/// An alarm that no live observer judges is retired after this long: more than two full sets, which list what they judge.
+pub const RETIRE_AFTER_MS: u64 = 150_000;
 
 /// How long an alarm waits for a cause to show up before operators are told.
 #[must_use]

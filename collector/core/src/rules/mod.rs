@@ -11,7 +11,6 @@
 
 pub mod ast;
 pub mod check;
-pub mod desk;
 pub mod engine;
 pub mod eval;
 pub mod explain;
@@ -23,7 +22,6 @@ pub mod timeline;
 pub mod window;
 
 pub use check::Fault;
-pub use desk::Desk;
 pub use engine::{Engine, Event, VoteChange};
 pub use explain::{Explained, Explanation};
 pub use kleene::Truth;
