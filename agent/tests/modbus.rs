@@ -1,5 +1,7 @@
 //! The Modbus source against servers that misbehave.
 
+#![allow(clippy::unwrap_used, clippy::float_cmp, reason = "a test that cannot go on says so by panicking")]
+
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::sync::Arc;

@@ -57,13 +57,15 @@ const SKIPPED_FILE_SYSTEMS: &[&str] = &[
 ];
 
 type Figure = (String, Result<f64, BadReason>);
+/// What a blocking thread gives back: its source for the next time, and what it read.
+type Figures = (Option<Box<System>>, Vec<Figure>);
 
 /// This host as a device.
 #[derive(Debug)]
 pub struct Host {
     config: HostConfig,
     system: Option<Box<System>>,
-    figures: Option<JoinHandle<(Option<Box<System>>, Vec<Figure>)>>,
+    figures: Option<JoinHandle<Figures>>,
     file_systems: Option<JoinHandle<Vec<Figure>>>,
     /// Names of file systems at the last good reading, to be told as bad when it hangs.
     known_file_systems: Vec<PointName>,
