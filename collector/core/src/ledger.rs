@@ -189,7 +189,7 @@ fn write_canonical(value: &Value, out: &mut String) {
         }
         Value::Object(fields) => {
             let mut sorted: Vec<_> = fields.iter().collect();
-            sorted.sort_by(|(one, _), (other, _)| one.cmp(other));
+            sorted.sort_unstable_by_key(|(key, _)| key.as_str());
             out.push('{');
             for (n, (key, item)) in sorted.into_iter().enumerate() {
                 if n > 0 {

@@ -42,6 +42,9 @@ enum Event {
     BehindAndReport(Site),
 }
 
+/// Phase, stage of the move, holder, counter of the epoch.
+type Outcome = (Phase, &'static str, Option<Site>, u64);
+
 fn base(rpo: Rpo) -> Hand {
     let mut hand = Hand::new(policy(&[("rx", TicketPolicy { rpo, ..ticket(TicketKind::ActivePassive) })]));
     hand.there.clear();
@@ -142,7 +145,7 @@ fn the_table_of_transitions() {
     use State as S;
     use StepOutcome::{Already, Done, Vetoed};
     // From, event, then: phase, stage, holder, counter of the epoch.
-    let table: &[(S, E, (Phase, &str, Option<Site>, u64))] = &[
+    let table: &[(S, E, Outcome)] = &[
         (S::Unheld, E::Time(60_000), (Free, "", None, 0)),
         (S::Held, E::Time(600_000), (Held, "", Some(A), 1)),
         (S::Held, E::HolderSilent(10_750), (Held, "", Some(A), 1)),

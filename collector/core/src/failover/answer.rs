@@ -50,10 +50,10 @@ impl State {
 
 /// The step a gate has to carry out now.
 fn order(id: &Id, ticket: &Ticket, site: Site, gate: &Id, now: LogTime) -> Option<StepOrder> {
-    if let (Some(moving), Some(holder)) = (&ticket.moving, ticket.holder) {
-        if let Some(order) = moving.order_for(id, holder, site, gate) {
-            return Some(order);
-        }
+    if let (Some(moving), Some(holder)) = (&ticket.moving, ticket.holder)
+        && let Some(order) = moving.order_for(id, holder, site, gate)
+    {
+        return Some(order);
     }
     let kind = alone(ticket, site, gate, now, true)?;
     let record = ticket.gate(site, gate)?;

@@ -107,9 +107,9 @@ fn of_ticket(ticket: &Ticket, facts: Facts<'_>, found: &mut Vec<Condition>) {
         let explain = format!("The last move to site {} did not finish", last.to);
         add("ticket-stuck", Priority::High, &STUCK, explain);
     }
-    for (site, gate, text) in troubles(ticket) {
+    // One alarm per ticket: the first gate stands for all; the ticket's page lists them.
+    if let Some((site, gate, text)) = troubles(ticket).next() {
         add("gate-trouble", Priority::Medium, &GATE_TROUBLE, format!("Gate {gate} of site {site}: {text}"));
-        break;
     }
     let wanted = matches!(facts.rule.mode, Mode::Auto | Mode::Confirm);
     if wanted && ticket.moving.is_none() && ticket.frozen.is_none() && ticket.phase == Phase::Held {

@@ -9,7 +9,7 @@ use super::decide::{self, Facts};
 use super::event::{Happened, TicketEvent};
 use super::intake::system;
 use super::progress::{self, Scene};
-use super::ticket::{GateRecord, Ticket};
+use super::ticket::Ticket;
 use super::{State, weigh};
 use crate::ledger::canonical_hash;
 use crate::policy::{Policy, Rpo, TicketKind, TicketPolicy};
@@ -105,7 +105,7 @@ fn list_gates(ticket: &mut Ticket, rule: &TicketPolicy) {
             gate.listed = wanted.is_some_and(|ids| ids.contains(id));
         }
         for id in wanted.into_iter().flatten() {
-            known.entry(id.clone()).or_insert_with(GateRecord::new).listed = true;
+            known.entry(id.clone()).or_default().listed = true;
         }
     }
     ticket.gates.retain(|_, gates| !gates.is_empty());

@@ -1,6 +1,7 @@
 //! The core fed by hand: one tick after the other, with exactly the messages a test names.
 
-#![allow(dead_code)]
+// Each test file uses a part of this, and a test may unwrap.
+#![allow(dead_code, clippy::unwrap_used)]
 
 use std::collections::BTreeMap;
 

@@ -111,10 +111,8 @@ impl Watch {
                 }
                 *self.seen.entry("grant").or_default() += 1;
             }
-            TicketEvent::DrainStarted { cause, .. } => {
-                if !matches!(cause, bcp_core::failover::decide::Cause::Operator { .. }) {
-                    self.no_change_when_told_not_to(&id, author, rule.mode, before, after);
-                }
+            TicketEvent::DrainStarted { .. } => {
+                self.no_change_when_told_not_to(&id, author, rule.mode, before, after);
             }
             TicketEvent::Released { epoch, .. } => {
                 self.released.insert((id, *epoch));
@@ -172,11 +170,8 @@ impl Watch {
     fn no_change_when_told_not_to(&self, id: &Id, author: &str, mode: Mode, before: &Replica, after: &Replica) {
         let Some(old) = before.failover.tickets.get(id) else { return };
         let new = &after.failover.tickets[id];
-        let asked = new.history.last().or(None).is_some_and(|_| false)
-            || new
-                .moving
-                .as_ref()
-                .is_some_and(|m| matches!(m.cause, bcp_core::failover::decide::Cause::Operator { .. }));
+        let asked =
+            new.moving.as_ref().is_some_and(|m| matches!(m.cause, bcp_core::failover::decide::Cause::Operator { .. }));
         if author.starts_with("operator:") || asked || old.moving.is_some() {
             return;
         }

@@ -3,7 +3,8 @@
 //! The decision log is the shipped core. Gates keep their leases by their own clocks; messages are lost, delayed and
 //! overtake each other; leaders change with nothing elapsed. What the gates really run is compared with the promises.
 
-#![allow(dead_code)]
+// Each test file uses a part of this, and a test may unwrap.
+#![allow(dead_code, clippy::unwrap_used)]
 
 pub mod gate;
 pub mod invariants;
@@ -254,7 +255,7 @@ impl World {
         self.listen();
         self.gates_act();
         self.deliver();
-        if self.now % 1_000 == 0 {
+        if self.now.is_multiple_of(1_000) {
             self.observe();
         }
         self.lead();
@@ -442,7 +443,7 @@ impl World {
 
     /// A crashed collector reads its snapshot back: nothing may differ.
     fn replicate(&mut self) {
-        if self.now % 60_000 == 0 {
+        if self.now.is_multiple_of(60_000) {
             let json = serde_json::to_string(&self.replica).unwrap();
             let back: Replica = serde_json::from_str(&json).unwrap();
             assert_eq!(back, self.replica, "a snapshot brings back the same state");
