@@ -25,8 +25,8 @@ use crate::service::{Service, journal};
 /// Name of the operator whose certificate is made.
 pub const OPERATOR: &str = "op-1";
 const POLICY: &str = include_str!("../policy.toml");
-// The rules of deploy/rules are added here once they are there.
-const RULES: &str = "";
+
+const RULES: &str = include_str!("../../rules/default.toml");
 
 /// Why the directory could not be prepared.
 #[derive(Debug, thiserror::Error)]
