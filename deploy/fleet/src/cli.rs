@@ -236,18 +236,20 @@ pub fn main(args: impl Iterator<Item = OsString>) -> ExitCode {
         signals::die_with_parent();
     }
     // Handed on as they are: these have command lines of their own.
-    let passed = args.get(1).and_then(|first| first.to_str()).unwrap_or("").to_owned();
+    let (base, rest) = without_base_port(&args);
+    let passed = rest.first().and_then(|first| first.to_str()).unwrap_or("").to_owned();
     if matches!(passed.as_str(), "agent" | "collector" | "ctl") {
         let name: &str = match passed.as_str() {
             "agent" => "bcp-agent",
             "collector" => "bcp-collector",
             _ => "bcpctl",
         };
-        let rest = std::iter::once(OsString::from(name)).chain(args.into_iter().skip(2));
+        let given = rest[1..].to_vec();
+        let rest = std::iter::once(OsString::from(name)).chain(given.clone());
         return match passed.as_str() {
             "agent" => bcp_agent::cli::main(rest),
             "collector" => bcp_collector::cli::main(rest),
-            _ => bcp_collector::ctl::main(rest),
+            _ => bcp_collector::ctl::main(rest.chain(operator_defaults(base, &given))),
         };
     }
     let cli = match Cli::try_parse_from(args) {
@@ -263,6 +265,59 @@ pub fn main(args: impl Iterator<Item = OsString>) -> ExitCode {
         Ok(runtime) => runtime.block_on(run(cli)),
         Err(fault) => refuse(&Refusal::new(format!("cannot start: {fault}"), "are there threads and memory left?")),
     }
+}
+
+/// `fleet ctl` talks to a running fleet as its operator, unless told otherwise.
+fn operator_defaults(base: Option<Base>, given: &[OsString]) -> Vec<OsString> {
+    let says = |names: &[&str]| {
+        given
+            .iter()
+            .filter_map(|argument| argument.to_str())
+            .any(|argument| names.iter().any(|name| argument == *name || argument.starts_with(&format!("{name}="))))
+    };
+    let is_set = |name: &str| std::env::var_os(name).is_some();
+    // Without an order bcpctl prints its help.
+    if given.is_empty() || says(&["--help", "-h", "--version", "-V", "help", "completions"]) {
+        return Vec::new();
+    }
+    let from_env = || std::env::var("BCP_FLEET_BASE_PORT").ok().and_then(|text| text.parse().ok());
+    let base = base.or_else(from_env).unwrap_or_default().0;
+    let mut more = Vec::new();
+    if !says(&["--url"]) && !is_set("BCPCTL_URL") {
+        let port = base.site(Site::W, crate::ports::Port::Control);
+        more.extend(["--url".into(), format!("https://127.0.0.1:{port}").into()]);
+    }
+    if !says(&["--credentials", "--ca"]) && !is_set("BCPCTL_CREDENTIALS") {
+        more.extend(["--credentials".into(), running_dir(base).join("pki").into_os_string()]);
+    }
+    more
+}
+
+/// Directory of the fleet that runs on this base port; where none answers, the one it would have.
+fn running_dir(base: BasePort) -> PathBuf {
+    let asked = tokio::runtime::Builder::new_current_thread().enable_all().build().ok().and_then(|runtime| {
+        let client = Client::new(base).ok()?;
+        runtime.block_on(client.status()).ok()
+    });
+    asked.map_or_else(|| layout::throwaway_dir(base), |status| PathBuf::from(status.data_dir))
+}
+
+/// The arguments behind the program's name without `--base-port`, and its value.
+fn without_base_port(args: &[OsString]) -> (Option<Base>, Vec<OsString>) {
+    let mut base = None;
+    let mut rest = Vec::new();
+    let mut left = args.iter().skip(1);
+    while let Some(argument) = left.next() {
+        let text = argument.to_str().unwrap_or("");
+        if text == "--base-port" {
+            base = left.next().and_then(|value| value.to_str()?.parse().ok()).or(base);
+        } else if let Some(value) = text.strip_prefix("--base-port=") {
+            base = value.parse().ok().or(base);
+        } else {
+            rest.push(argument.clone());
+        }
+    }
+    (base, rest)
 }
 
 fn refuse(refusal: &Refusal) -> ExitCode {
@@ -593,6 +648,17 @@ mod tests {
             let cli = Cli::try_parse_from(line).unwrap();
             assert_eq!(cli.base_port.to_string(), "19000", "{line:?}");
         }
+    }
+
+    #[test]
+    fn what_is_handed_on_loses_the_base_port_only() {
+        let args = ["fleet", "--base-port", "19000", "ctl", "move", "x", "--base-port=19001"].map(OsString::from);
+        let (base, rest) = without_base_port(&args);
+        assert_eq!(base.unwrap().to_string(), "19001");
+        assert_eq!(rest, ["ctl", "move", "x"].map(OsString::from));
+        let more = operator_defaults(base, &rest[1..]);
+        assert_eq!(more[..2], ["--url", "https://127.0.0.1:19203"].map(OsString::from));
+        assert!(operator_defaults(base, &["--help".into()]).is_empty());
     }
 
     #[test]

@@ -317,12 +317,13 @@ impl Layout {
 
     /// The service at each site and as users see it, all from this site.
     fn checks(&self, from: Site, service: Service) -> String {
-        let (short, lane, body) = match service {
-            Service::Prescriptions => ("rx", Lane::Prescriptions, "active"),
-            Service::PatientPortal => ("pp", Lane::Portal, "active"),
+        // A standby that follows is well; users need the active one.
+        let (short, lane, at_site) = match service {
+            Service::Prescriptions => ("rx", Lane::Prescriptions, ("copy", "ok")),
+            Service::PatientPortal => ("pp", Lane::Portal, ("health", "active")),
         };
         let mut text = String::new();
-        let mut check = |id: &str, target: &str, url: &str| {
+        let mut check = |id: &str, target: &str, url: &str, body: &str| {
             let _ = write!(
                 text,
                 "\n[[check]]\nid = \"{id}\"\nservice = \"{service}\"\n{target}\
@@ -334,11 +335,12 @@ impl Layout {
             check(
                 &format!("{short}-{to}-from-{from}"),
                 &format!("target_site = \"{to}\"\n"),
-                &format!("http://127.0.0.1:{}/health", self.base.reach(from, to, lane)),
+                &format!("http://127.0.0.1:{}/{}", self.base.reach(from, to, lane), at_site.0),
+                at_site.1,
             );
         }
         let door = format!("http://127.0.0.1:{}/health", self.base.front(service));
-        check(&format!("{short}-users-from-{from}"), "", &door);
+        check(&format!("{short}-users-from-{from}"), "", &door, "active");
         text
     }
 

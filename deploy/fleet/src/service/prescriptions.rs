@@ -10,6 +10,7 @@
 //! | request | answer |
 //! |---|---|
 //! | `GET /health` | 200 `active`, or 503 `standby` |
+//! | `GET /copy` | 200 `ok ...` from an active copy and from a standby that follows one; for the checks of a site |
 //! | `GET /facts` | `ServiceFacts` for the gate |
 //! | `POST /sync` | from the gate: what the log has latched, `{"peer_in_sync":false,"epoch":"1.3"}`; 409 until it is taken |
 //! | `GET /` | a page of the service; 503 on a standby |
@@ -45,6 +46,8 @@ const PEER_TIMEOUT: Duration = Duration::from_millis(800);
 const PEER_PATIENCE: Duration = Duration::from_millis(1_000);
 /// A write that is not safe by then is answered "not acknowledged".
 const WRITE_TIMEOUT: Duration = Duration::from_secs(5);
+/// A standby that has heard nothing for this long follows nobody: a dozen heartbeats.
+const FOLLOWS_WITHIN: Duration = Duration::from_secs(4);
 /// Entries of one append; a standby that was away for an hour is caught up in a few.
 const MAX_ENTRIES_PER_APPEND: usize = 512;
 /// Body limit of an append: so many entries of full length and their JSON.
@@ -125,6 +128,8 @@ struct Copy {
     lineage: String,
     journal: Journal,
     handshake: Handshake,
+    /// When the active copy was last heard by a standby.
+    heard_active: Option<Instant>,
 }
 
 /// What may be acknowledged, for the writes that wait.
@@ -200,7 +205,13 @@ impl Prescriptions {
             Want::Stopped => return Err(ServiceError::NothingToRun),
         };
         let lineage = journal::update(&directory, |record| record.lineage.clone())?;
-        let copy = Copy { role, lineage, journal: Journal::open(&directory)?, handshake: Handshake::new() };
+        let copy = Copy {
+            role,
+            lineage,
+            journal: Journal::open(&directory)?,
+            handshake: Handshake::new(),
+            heard_active: None,
+        };
         let safe = Safe { active: matches!(role, Role::Active(_)), peer_position: 0, alone: false };
         Ok(Prescriptions {
             site: start.site,
@@ -273,6 +284,7 @@ impl Prescriptions {
             journal::update(&self.directory, |record| record.lineage.clone_from(&append.lineage))?;
             copy.lineage.clone_from(&append.lineage);
         }
+        copy.heard_active = Some(Instant::now());
         if copy.journal.epoch_at(append.after) != Some(append.after_epoch) {
             // Both copies agree at 0, so this ends.
             let position = copy.journal.position().min(append.after.saturating_sub(1));
@@ -364,6 +376,7 @@ fn router(service: Arc<Prescriptions>) -> Router {
     Router::new()
         .route("/", get(page))
         .route("/health", get(health))
+        .route("/copy", get(copy_state))
         .route("/facts", get(|State(service): State<Arc<Prescriptions>>| async move { Json(service.facts()) }))
         .route("/sync", post(sync))
         .route("/write", post(write).layer(DefaultBodyLimit::max(journal::MAX_ENTRY_BYTES)))
@@ -425,6 +438,16 @@ async fn health(State(service): State<Arc<Prescriptions>>) -> (StatusCode, &'sta
     match service.lock().role {
         Role::Active(_) => (StatusCode::OK, "active"),
         Role::Standby => (StatusCode::SERVICE_UNAVAILABLE, "standby"),
+    }
+}
+
+async fn copy_state(State(service): State<Arc<Prescriptions>>) -> (StatusCode, &'static str) {
+    let copy = service.lock();
+    let follows = copy.heard_active.is_some_and(|heard| heard.elapsed() < FOLLOWS_WITHIN);
+    match (copy.role, follows) {
+        (Role::Active(_), _) => (StatusCode::OK, "ok active"),
+        (Role::Standby, true) => (StatusCode::OK, "ok standby"),
+        (Role::Standby, false) => (StatusCode::SERVICE_UNAVAILABLE, "standby, and follows no active copy"),
     }
 }
 
