@@ -70,6 +70,7 @@ async function look(url, name) {
     await new Promise(done => setTimeout(done, 300));
     const over = await page.evaluate(() => document.documentElement.scrollWidth - document.documentElement.clientWidth);
     if (over > 0) fault(where, `${over} pixels wider than the screen`);
+    await page.evaluate(() => document.querySelectorAll("details").forEach(details => (details.open = true)));
     await axe(page, where);
     if (options.out) await page.screenshot({ path: join(options.out, `${name}-${width}-${scheme}.png`), fullPage: true });
     await page.close();

@@ -95,6 +95,7 @@ back = Übersicht
 details = Einzelheiten
 history = Verlauf
 history-days = Die letzten 90 Tage, Tag für Tag
+as-table = Als Tabelle
 history-sum = In Betrieb { $share } der gemessenen Zeit außerhalb geplanter Wartung.
 col-day = Tag (UTC)
 col-state = Zustand

@@ -95,6 +95,7 @@ back = Overview
 details = Details
 history = History
 history-days = The last 90 days, day by day
+as-table = As a table
 history-sum = Working { $share } of the measured time outside planned work.
 col-day = Day (UTC)
 col-state = State

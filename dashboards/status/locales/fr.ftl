@@ -101,6 +101,7 @@ back = Aperçu
 details = Détails
 history = Historique
 history-days = Les 90 derniers jours, jour par jour
+as-table = Sous forme de tableau
 history-sum = Fonctionnement pendant { $share } du temps mesuré hors entretien prévu.
 col-day = Jour (UTC)
 col-state = État

@@ -95,6 +95,7 @@ back = Overzicht
 details = Details
 history = Geschiedenis
 history-days = De laatste 90 dagen, dag per dag
+as-table = Als tabel
 history-sum = Werkend { $share } van de gemeten tijd buiten gepland onderhoud.
 col-day = Dag (UTC)
 col-state = Toestand

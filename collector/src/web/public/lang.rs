@@ -255,6 +255,13 @@ mod tests {
     }
 
     #[test]
+    fn every_automatic_message_of_the_core_is_translated() {
+        for template in bcp_core::status::incident::Template::ALL {
+            assert!(Lang::ALL.into_iter().all(|lang| Texts::of(lang).has(template.as_str())), "{}", template.as_str());
+        }
+    }
+
+    #[test]
     fn plural_forms_are_chosen() {
         let texts = Texts::of(Lang::Nl);
         assert_ne!(texts.with("days-not-up", "count", 1), texts.with("days-not-up", "count", 2));

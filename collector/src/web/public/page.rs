@@ -49,8 +49,8 @@ pub struct Page<'a> {
 pub struct DayRow {
     pub day: Moment,
     pub word: String,
-    /// Up, degraded, down, planned, unmeasured.
-    pub cells: [String; 5],
+    /// Column and length of up, degraded, down, planned, unmeasured.
+    pub cells: [(String, String); 5],
 }
 
 #[derive(Template, Debug)]
@@ -373,7 +373,14 @@ impl<'a> Page<'a> {
         DayRow {
             day: when::day(day.day, self.lang),
             word: if day.bar() == ServiceStatus::Unknown { self.t.get("col-unmeasured") } else { self.word(day.bar()) },
-            cells: [day.up_ms, day.degraded_ms, day.down_ms, day.planned_ms, day.unmeasured_ms].map(length),
+            cells: [
+                ("col-up", day.up_ms),
+                ("col-degraded", day.degraded_ms),
+                ("col-down", day.down_ms),
+                ("col-planned", day.planned_ms),
+                ("col-unmeasured", day.unmeasured_ms),
+            ]
+            .map(|(column, ms)| (self.t.get(column), length(ms))),
         }
     }
 
