@@ -29,7 +29,7 @@ pub const FORECAST_BACK_MS: (u64, u64) = (60_000, 1_800_000);
 pub struct Fault {
     /// Key in the configuration, as `rule.supply-air-hot.when`.
     pub key: String,
-    /// Byte range within the value, where the fault is inside an expression.
+    /// Byte range within the value (end excluded), where the fault is inside an expression.
     pub span: Option<(usize, usize)>,
     pub message: String,
     pub help: Option<String>,
@@ -162,7 +162,7 @@ impl<'a> Checker<'a> {
     /// Records a fault; the `None` goes up to the caller.
     pub(super) fn fault<T>(&mut self, spot: Spot, message: impl Into<String>, help: Option<String>) -> Option<T> {
         let span = self.source.and_then(|source| source.offset_for(spot.0));
-        self.fault_at(span.map(|(from, to)| (from as usize, to as usize)), message.into(), help)
+        self.fault_at(span.map(|(from, to)| (from as usize, to as usize + 1)), message.into(), help)
     }
 
     fn fault_at<T>(&mut self, span: Option<(usize, usize)>, message: String, help: Option<String>) -> Option<T> {
@@ -573,7 +573,7 @@ impl<'a> Checker<'a> {
                 (self.scope, self.counts, self.faults) = (scope, counts, found);
                 let span = self.source.and_then(|source| source.offset_for(Spot::of(assets).0));
                 for fault in self.faults.iter_mut().skip(faults) {
-                    fault.span = span.map(|(from, to)| (from as usize, to as usize));
+                    fault.span = span.map(|(from, to)| (from as usize, to as usize + 1));
                 }
                 selector
             }
