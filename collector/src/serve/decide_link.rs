@@ -1,7 +1,7 @@
 //! The way to this site's decide process: what was agreed comes in, votes and sights go out.
 //!
-//! Tasks, cancel-safe, ended with the process: [`follow`] long-polls the agreed state and copies the ledger;
-//! [`tell`] delivers the newest votes and sights. Neither queues: what could not be delivered is said anew from the
+//! Tasks, cancel-safe, ended with the process: [`follow`] long-polls the agreed state and copies the ledger; three of
+//! [`tell`] deliver alarm votes, service votes and sights, so that none waits for another. Neither queues: what could not be delivered is said anew from the
 //! present.
 
 use std::collections::BTreeMap;
@@ -255,6 +255,7 @@ pub async fn tell(decide: Decide, mut told: mpsc::Receiver<Tell>, failed: watch:
                 if let Err(error) = decide.post("/control/v1/propose", &items).await {
                     tracing::debug!(reason = chain(&error), "votes were not taken; they are said anew");
                     failed.send_modify(|count| *count += 1);
+                    tokio::time::sleep(RETRY).await;
                 }
             }
             Tell::Sight(agents) => {

@@ -86,6 +86,7 @@ pub struct Driver {
     /// Counts votes that did not arrive.
     pub failed: watch::Receiver<u64>,
     pub votes: mpsc::Sender<Tell>,
+    pub service_votes: mpsc::Sender<Tell>,
     pub sights: mpsc::Sender<Tell>,
     pub writer: ViewWriter,
 }
@@ -354,7 +355,7 @@ impl Driver {
         }
         let votes = ServiceVotes { observer: self.config.site, session: self.session, services: turn.sights.clone() };
         // A full queue means that the one before is still under way: this one's successor follows in a second.
-        let _ = self.votes.try_send(Tell::Votes(vec![Item::ServiceVotes(votes)]));
+        let _ = self.service_votes.try_send(Tell::Votes(vec![Item::ServiceVotes(votes)]));
         let _ = self.sights.try_send(Tell::Sight(self.sight(turn, now)));
     }
 

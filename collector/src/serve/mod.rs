@@ -2,7 +2,7 @@
 //!
 //! Knows: what every agent says, what the rules make of it, what was agreed. Refuses to know: how agreement comes about.
 //!
-//! Tasks, all ended by `run`: the [`driver`]; one [`crate::ingest::link`] per broker; three of [`decide_link`]; the
+//! Tasks, all ended by `run`: the [`driver`]; one [`crate::ingest::link`] per broker; four of [`decide_link`]; the
 //! publisher of public pages; the HTTP listener. Threads: the store's sealer.
 //!
 //! Invariants: nothing is shown as good that is not fresh; nothing is acknowledged that is not durable; without decide
@@ -41,7 +41,7 @@ use judge::Judge;
 /// Payloads between the links and the driver; a full queue makes the brokers wait.
 const ARRIVALS: usize = 1_024;
 /// Messages to decide that wait for the one before; a new one is refused and said anew a moment later.
-const TELLS: usize = 4;
+const TELLS: usize = 1;
 /// The last groups are committed within this at the end.
 const DRAIN_LIMIT: Duration = Duration::from_millis(1_500);
 
@@ -125,9 +125,12 @@ pub async fn run(config: Arc<Config>, mut shutdown: Shutdown) -> anyhow::Result<
     tasks.spawn(decide_link::follow(decide.clone(), Arc::clone(&ledger), agreed_out));
     let (failed_out, failed) = watch::channel(0);
     let (votes, votes_in) = mpsc::channel(TELLS);
+    let (service_votes, service_votes_in) = mpsc::channel(TELLS);
     let (sights, sights_in) = mpsc::channel(TELLS);
-    tasks.spawn(decide_link::tell(decide.clone(), votes_in, failed_out.clone()));
-    tasks.spawn(decide_link::tell(decide, sights_in, failed_out));
+    // Alarm votes alone are said anew after a failure; the others are said every second anyway.
+    tasks.spawn(decide_link::tell(decide.clone(), votes_in, failed_out));
+    tasks.spawn(decide_link::tell(decide.clone(), service_votes_in, watch::Sender::new(0)));
+    tasks.spawn(decide_link::tell(decide, sights_in, watch::Sender::new(0)));
     tasks.spawn(publish_pages(publisher, agreed.clone()));
 
     let session = rand::random();
@@ -153,6 +156,7 @@ pub async fn run(config: Arc<Config>, mut shutdown: Shutdown) -> anyhow::Result<
         agreed,
         failed,
         votes,
+        service_votes,
         sights,
         writer,
     };

@@ -18,7 +18,7 @@ pub mod ledger;
 pub mod marks;
 
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{self, RecvTimeoutError, SyncSender};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -144,6 +144,8 @@ struct Shared {
     index: Mutex<Index>,
     readers: Vec<Mutex<Connection>>,
     closing: AtomicBool,
+    /// Of the journal in use; kept apart, because its lock is held while the disk works.
+    journal_bytes: AtomicU64,
 }
 
 /// The store. Cheap to share behind an `Arc`.
@@ -190,6 +192,7 @@ impl Store {
         };
         let (journal, number) = replay(dir, loaded.journal_floor, &mut index, &mut hot)?;
         let readers = (0..READERS).map(|_| history::open_reader(&db).map(Mutex::new)).collect::<Result<_, _>>()?;
+        let journal_bytes = journal.bytes();
         let shared = Arc::new(Shared {
             dir: dir.to_owned(),
             log: Mutex::new(Log { journal, number, frame: Frame::default() }),
@@ -198,6 +201,7 @@ impl Store {
             index: Mutex::new(index),
             readers,
             closing: AtomicBool::new(false),
+            journal_bytes: AtomicU64::new(journal_bytes),
         });
         let (to_sealer, work) = mpsc::sync_channel(1);
         let for_thread = Arc::clone(&shared);
@@ -283,6 +287,7 @@ impl Store {
         }
         journal.write(frame)?;
         journal.sync()?;
+        self.shared.journal_bytes.store(journal.bytes(), Ordering::Relaxed);
         lock(&self.shared.index).wrote_new(new);
         Ok(())
     }
@@ -443,7 +448,7 @@ impl Store {
 
     #[must_use]
     pub fn stats(&self) -> StoreStats {
-        let journal_bytes = lock(&self.shared.log).journal.bytes();
+        let journal_bytes = self.shared.journal_bytes.load(Ordering::Relaxed);
         let series = lock(&self.shared.index).len() as u64;
         let hot = lock(&self.shared.hot);
         StoreStats {

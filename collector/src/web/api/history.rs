@@ -37,7 +37,7 @@ struct Row {
     /// Milliseconds since 1970 UTC.
     t: i64,
     time: String,
-    #[serde(skip_serializing_if = "Option::is_none")]
+    /// Null where the quality is not good.
     value: Option<Value>,
     quality: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
