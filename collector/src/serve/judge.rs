@@ -157,3 +157,95 @@ const fn alive(source: SourceState) -> Option<bool> {
         SourceState::BrokerAway => None,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use bcp_core::rules::{RawRule, load};
+    use bcp_wire::{DeviceMeta, PointMeta, Quality, Value};
+
+    use super::*;
+
+    fn judge() -> Judge {
+        let rule = RawRule {
+            for_each: r#"kind == "crac""#.into(),
+            when: r#"p("supply.air.temperature") > 27.0"#.into(),
+            clear: Some(r#"p("supply.air.temperature") < 25.5"#.into()),
+            hold: Some("2s".into()),
+            priority: "high".into(),
+            title: bcp_core::status::LANGUAGES.iter().map(|l| ((*l).to_owned(), "too warm".to_owned())).collect(),
+            ..RawRule::default()
+        };
+        let rules = load(&BTreeMap::from([("supply-air-hot".to_owned(), rule)]), None).unwrap();
+        let mut judge = Judge::new(Site::A, 42, Engine::new(rules, Vec::new()));
+        let meta = DeviceMeta {
+            v: 1,
+            i: 1,
+            device: "crac-a1".parse().unwrap(),
+            kind: "crac".into(),
+            profile: None,
+            firmware: None,
+            firmware_proven: true,
+            parent: None,
+            location: Some("a/hall1".into()),
+            points: vec![PointMeta {
+                name: "supply.air.temperature".parse().unwrap(),
+                unit: "Cel".into(),
+                interval_ms: 1_000,
+                source: None,
+            }],
+        };
+        let agent = "gw-a".parse().unwrap();
+        judge.on_live(Mono(0), Wall(0), Live::Device { site: Site::A, agent: &agent, meta: &meta });
+        judge
+    }
+
+    fn reads(judge: &mut Judge, at: u64, value: f64) {
+        let (device, point) = ("crac-a1".parse().unwrap(), "supply.air.temperature".parse().unwrap());
+        let value = Value::Num(value);
+        let live = Live::Reading {
+            device: &device,
+            point: &point,
+            value: Some(&value),
+            quality: Quality::Good,
+            sampled: Mono(at),
+        };
+        judge.on_live(Mono(at), Wall(at as i64), live);
+    }
+
+    const KEY: &str = "supply-air-hot/crac-a1";
+
+    #[test]
+    fn a_change_is_said_at_once_and_what_was_not_heard_is_said_anew() {
+        let mut judge = judge();
+        let agreed = |key: &str| key == KEY;
+        let first = judge.votes(Mono(0), &agreed).unwrap();
+        assert!(first.full && first.votes.len() == 1, "the first is the full set: {first:?}");
+        for second in 1..=4u64 {
+            reads(&mut judge, second * 1_000, 35.0);
+        }
+        let said = judge.votes(Mono(4_001), &agreed).unwrap();
+        assert!(!said.full && said.votes[KEY].active == Some(true), "{said:?}");
+        assert_eq!(judge.local_alarms()[0].id, KEY);
+        assert_eq!(judge.votes(Mono(4_002), &agreed), None, "nothing new");
+        assert!(judge.votes(Mono(7_500), &agreed).unwrap().votes.is_empty(), "a sign of life");
+        judge.not_delivered();
+        let anew = judge.votes(Mono(7_501), &|_| false).unwrap();
+        assert!(anew.full && anew.votes[KEY].active == Some(true));
+        reads(&mut judge, 8_000, 20.0);
+        assert_eq!(judge.votes(Mono(8_001), &agreed).unwrap().votes[KEY].active, Some(false));
+        assert!(judge.local_alarms().is_empty());
+    }
+
+    #[test]
+    fn what_is_lost_from_sight_stays_and_is_said_to_be_unknown() {
+        let mut judge = judge();
+        for second in 1..=4u64 {
+            reads(&mut judge, second * 1_000, 35.0);
+        }
+        let _ = judge.votes(Mono(4_001), &|_| true);
+        judge.step(Mono(20_000), Wall(20_000), Event::Timer);
+        let said = judge.votes(Mono(20_001), &|_| true).unwrap();
+        assert_eq!(said.votes.get(KEY).map(|vote| vote.active), Some(None), "{said:?}");
+        assert_eq!(judge.local_alarms().len(), 1, "unknown clears nothing");
+    }
+}

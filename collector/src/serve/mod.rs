@@ -16,17 +16,16 @@ pub mod judge;
 pub mod show;
 pub mod view;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use anyhow::Context;
-use bcp_core::rules::{Engine, RawRule};
+use bcp_core::rules::Engine;
 use bcp_core::time::Wall;
-use bcp_core::topology::{Asset, RawAsset};
-use bcp_wire::Id;
 use tokio::sync::{mpsc, watch};
 
+use crate::config::ConfigError;
 use crate::ingest::intake::Intake;
 use crate::ingest::link;
 use crate::store::Store;
@@ -55,40 +54,10 @@ pub fn wall_now() -> Wall {
 /// The rules and assets of the configuration, applied to nothing yet.
 ///
 /// # Errors
-/// Every fault of every rule, each with its place.
+/// Every fault of every rule and asset, each with its place.
 pub fn engine(config: &Config) -> anyhow::Result<Engine> {
-    let mut raw = BTreeMap::new();
-    let mut faults = Vec::new();
-    for section in &config.rules {
-        match serde_json::from_value::<RawRule>(serde_json::Value::Object(section.table.clone())) {
-            Ok(rule) => {
-                raw.insert(section.id.to_string(), rule);
-            }
-            Err(error) => faults.push(format!("{}: rule.{}: {error}", section.at, section.id)),
-        }
-    }
-    let services: BTreeSet<Id> = config.policy.services.keys().cloned().collect();
-    let rules = match bcp_core::rules::load(&raw, Some(&services)) {
-        Ok(rules) if faults.is_empty() => rules,
-        Ok(_) => anyhow::bail!("the rules have faults:\n{}", faults.join("\n")),
-        Err(found) => {
-            faults.extend(found.iter().map(ToString::to_string));
-            anyhow::bail!("the rules have faults:\n{}", faults.join("\n"))
-        }
-    };
-    let mut assets: Vec<Asset> =
-        config.policy.services.keys().map(|service| Asset::plain(service.clone(), "service")).collect();
-    assets.extend(config.assets.iter().map(|(id, section)| {
-        let raw = RawAsset {
-            kind: section.kind.clone(),
-            parent: section.parent.clone(),
-            location: section.location.clone(),
-            device: section.device.clone(),
-            ..RawAsset::default()
-        };
-        Asset::configured(id.clone(), &raw)
-    }));
-    Ok(Engine::new(rules, assets))
+    let rules = crate::rules::rule_set(config).map_err(ConfigError::Faults)?;
+    Ok(Engine::new(rules, crate::rules::assets(config)))
 }
 
 /// Runs until `shutdown`.
