@@ -36,7 +36,7 @@ async fn main() -> anyhow::Result<()> {
                 writer.publish(view);
                 writer.feed().push(Topic::Points, json!({"device": "crac-a1"}).to_string());
                 writer.feed().push(Topic::Sources, "{}".to_owned());
-                if second % 10 == 0 {
+                if second.is_multiple_of(10) {
                     writer.feed().push(Topic::Ledger, "{}".to_owned());
                     writer.feed().push(Topic::Alarms, "{}".to_owned());
                 }
@@ -259,7 +259,7 @@ fn services(now: Wall) -> Vec<bcp_collector::serve::view::ServiceView> {
 fn ledger(now: Wall, second: u64) -> anyhow::Result<Vec<bcp_core::ledger::LedgerEntry>> {
     let entry = |seq: u64| {
         json!({"seq": seq, "index": seq, "log_time": seq, "wall": now.0 - (60 - seq as i64).max(0) * 31_000, "author": "system",
-            "subject": if seq % 2 == 0 { "alarm:supply-air-hot/crac-a2" } else { "ticket:registry" },
+            "subject": if seq.is_multiple_of(2) { "alarm:supply-air-hot/crac-a2" } else { "ticket:registry" },
             "text": "Alarm supply-air-hot/crac-a2 raised, priority high: supply.air.temperature 28.3 Cel (0.4 s old) > 27.0.",
             "what": {"type": "command", "key": "x", "ok": true}, "cause": (seq > 3).then_some(seq - 1), "prev": "", "hash": ""})
     };

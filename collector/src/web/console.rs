@@ -28,7 +28,6 @@ const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; c
                       form-action 'self'; base-uri 'none'; frame-ancestors 'none'";
 
 /// Pages, fragments and assets, to be merged with the API under `/api/v1` on the console port.
-#[must_use]
 pub fn router(view: SharedView) -> Router {
     Router::new()
         .route("/", get(overview))

@@ -2,8 +2,10 @@
 
 use bcp_core::alarms::{AlarmView, Priority};
 use bcp_core::failover::{Explanation, TicketView};
+use bcp_core::policy::TicketKind;
 use bcp_core::status::ServiceStatus;
 use bcp_core::time::Wall;
+use bcp_wire::control::Phase;
 use bcp_wire::{Id, Site, Value};
 
 use crate::serve::view::{
@@ -60,7 +62,6 @@ pub struct SiteDot {
 
 #[derive(Debug)]
 pub struct AlarmRow {
-    pub key: String,
     pub anchor: String,
     pub priority: &'static str,
     pub title: String,
@@ -83,7 +84,6 @@ pub struct AlarmRow {
 #[derive(Debug, Clone)]
 pub struct TicketCard {
     pub id: String,
-    pub service: String,
     pub class: &'static str,
     pub holder: String,
     pub epoch: String,
@@ -266,7 +266,6 @@ fn english(texts: &std::collections::BTreeMap<String, String>) -> Option<String>
 fn alarm_row(alarm: &AlarmView, view: &View) -> AlarmRow {
     let device = alarm.asset.parse::<Id>().ok().filter(|id| view.devices.contains_key(id));
     AlarmRow {
-        key: alarm.id.clone(),
         anchor: format!("alarm-{}", alarm.id.replace('/', "--")),
         priority: priority(alarm.priority),
         title: english(&alarm.title).unwrap_or_else(|| alarm.rule.clone()),
@@ -289,25 +288,32 @@ fn alarm_row(alarm: &AlarmView, view: &View) -> AlarmRow {
 
 fn ticket_card(ticket: &TicketView) -> TicketCard {
     let moving = ticket.stage.is_some();
-    let class = match (ticket.holder, moving, ticket.frozen.is_some()) {
+    let waits = moving || ticket.phase != Phase::Held || ticket.awaiting_confirmation.is_some();
+    let shared = ticket.kind == TicketKind::ActiveActive;
+    let serving = ticket.holder.is_some() || ticket.weights.values().any(|share| *share > 0);
+    let class = match (serving, moving, ticket.frozen.is_some()) {
         (_, true, _) => "degraded",
-        (None, false, _) => "down",
-        (Some(_), false, true) => "planned",
-        (Some(_), false, false) => "up",
+        (false, false, _) => "down",
+        (true, false, true) => "planned",
+        (true, false, false) => "up",
     };
     let site = |site: Site| site.to_string();
     let weights: Vec<String> = ticket.weights.iter().map(|(site, share)| format!("{site} {share} %")).collect();
     TicketCard {
         id: ticket.id.to_string(),
-        service: ticket.service.to_string(),
         class,
-        holder: ticket.holder.map_or_else(|| "nobody".to_owned(), site),
+        holder: match ticket.holder {
+            Some(holder) => holder.to_string(),
+            None if shared && serving => "several sites".to_owned(),
+            None => "nobody".to_owned(),
+        },
         epoch: ticket.epoch.to_string(),
         phase: ticket.phase.as_str().to_owned(),
         stage: ticket.stage.clone(),
         target: ticket.target.map(site),
         cause: ticket.cause.clone(),
-        countdown: ticket.countdown.clone().zip(ticket.countdown_ms),
+        // A held lease is renewed all the time: its countdown matters only while something moves or waits for a person.
+        countdown: ticket.countdown.clone().zip(ticket.countdown_ms).filter(|_| waits),
         mode: word_of(&ticket.mode),
         sync: match ticket.sync.peer_in_sync {
             Some(true) => "standby in sync",

@@ -154,6 +154,7 @@ fn incidents(replica: &Replica, policy: &Policy) -> Vec<PublicIncident> {
 fn incident(incident: &Incident, policy: &Policy) -> PublicIncident {
     let names = names(&incident.services, policy);
     let title = match incident.worst {
+        _ if incident.phase == status::IncidentPhase::Monitoring => "incident-title-resolved",
         ServiceStatus::Down => "incident-title-down",
         ServiceStatus::Degraded => "incident-title-degraded",
         ServiceStatus::Up | ServiceStatus::Planned | ServiceStatus::Unknown => "incident-title-unknown",

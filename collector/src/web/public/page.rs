@@ -149,6 +149,15 @@ impl<'a> Page<'a> {
         })
     }
 
+    /// Colour of an incident's card: its impact, until its services work again.
+    #[must_use]
+    pub fn card_class(&self, incident: &PublicIncident) -> &'static str {
+        match incident.phase {
+            IncidentPhase::Investigating | IncidentPhase::Identified => state_class(incident.impact),
+            IncidentPhase::Monitoring | IncidentPhase::Resolved => state_class(ServiceStatus::Up),
+        }
+    }
+
     #[must_use]
     pub fn worst(&self) -> ServiceStatus {
         self.model.worst(self.freshness)
