@@ -13,7 +13,7 @@ async fn pages_are_accessible_and_work_without_javascript() -> Result<()> {
     // An alarm, so that the console has something to show.
     fleet.cli(&["device", "ups-b1", "event", "mains-fail"])?;
     wait_for("an alarm", Duration::from_secs(15), async || {
-        fleet.active_alarms(Site::A, "ups-on-battery/ups-b1").await.is_ok_and(|n| n == 1).then_some(())
+        fleet.active_alarms(Site::A, "on-battery/ups-b1").await.is_ok_and(|n| n == 1).then_some(())
     })
     .await?;
     let check = Path::new(env!("CARGO_MANIFEST_DIR")).join("browser/check.mjs");
