@@ -1,10 +1,14 @@
-//! One MQTT 5 session per broker: the pipe between a broker and the intake.
+//! Two MQTT 5 sessions per broker: the pipes between a broker and the intake.
 //!
-//! Knows: how to connect, subscribe and stay connected. Refuses to know: what a payload means. The session persists at the
-//! broker, so what agents publish while this process restarts is delivered later; acknowledgements are sent by the
-//! owner after the commit, and only within the connection that delivered the payload.
+//! Knows: how to connect, subscribe and stay connected. Refuses to know: what a payload means.
 //!
-//! Task: [`drive`], cancel-safe, ends with its channel.
+//! The session of *payloads* persists at the broker, so what agents publish while this process restarts is delivered
+//! later; acknowledgements are sent by the owner after the commit, and only within the connection that delivered the
+//! payload. A session that the broker kept and this process did not can neither subscribe nor publish at QoS 1, so
+//! states, metas and watermarks have a session of their own, new with every connection: retained messages then come
+//! again, and watermarks go out.
+//!
+//! Tasks: one [`drive`] per session, cancel-safe, ends with its channel.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -33,6 +37,15 @@ const RECONNECT_MIN: Duration = Duration::from_millis(250);
 /// Three brokers, three collectors: no stampede to spread, but a cut link is found healed within this.
 const RECONNECT_MAX: Duration = Duration::from_secs(2);
 
+/// What a session is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Session {
+    /// Batches and events: persistent, acknowledged by hand after the commit.
+    Payloads,
+    /// States and metas in, watermarks out: begins anew with every connection.
+    Retained,
+}
+
 /// What a link tells.
 #[derive(Debug)]
 pub enum LinkNews {
@@ -50,7 +63,8 @@ pub enum LinkNews {
 #[derive(Debug)]
 pub struct FromLink {
     pub broker: Site,
-    /// Counts connections of this link.
+    pub session: Session,
+    /// Counts connections of this session.
     pub connection: u64,
     pub news: LinkNews,
 }
@@ -74,17 +88,28 @@ fn read(path: &Path) -> Result<Vec<u8>, LinkError> {
 ///
 /// # Errors
 /// A malformed address, unreadable credentials.
-pub fn build(mqtt: &Mqtt, own: Site, broker: &str) -> Result<(AsyncClient, EventLoop), LinkError> {
+pub fn build(mqtt: &Mqtt, own: Site, broker: &str, session: Session) -> Result<(AsyncClient, EventLoop), LinkError> {
     let fault = || LinkError::Broker { broker: broker.to_owned() };
     let (host, port) = broker.rsplit_once(':').ok_or_else(fault)?;
     let port: u16 = port.parse().map_err(|_| fault())?;
-    let mut options = MqttOptions::new(format!("collector-{own}"), (host, port));
+    let mut options = match session {
+        Session::Payloads => {
+            let mut options = MqttOptions::new(format!("collector-{own}"), (host, port));
+            options
+                .set_clean_start(false)
+                .set_session_expiry_interval(Some(SESSION_EXPIRY_S))
+                // Nothing is published here: there is no in-flight state of ours to reconcile.
+                .set_broker_session_resume_policy(BrokerSessionResumePolicy::AllowBrokerOnly)
+                .set_ack_mode(AckMode::Manual);
+            options
+        }
+        Session::Retained => {
+            let mut options = MqttOptions::new(format!("collector-{own}-state"), (host, port));
+            options.set_clean_start(true);
+            options
+        }
+    };
     options
-        .set_clean_start(false)
-        .set_session_expiry_interval(Some(SESSION_EXPIRY_S))
-        // We publish only retained watermarks, which are said again: there is no in-flight state of ours to reconcile.
-        .set_broker_session_resume_policy(BrokerSessionResumePolicy::AllowBrokerOnly)
-        .set_ack_mode(AckMode::Manual)
         .set_receive_maximum(Some(RECEIVE_MAXIMUM))
         .set_keep_alive(KEEP_ALIVE_S)
         .set_connect_timeout(CONNECT_LIMIT)
@@ -111,16 +136,26 @@ pub fn build(mqtt: &Mqtt, own: Site, broker: &str) -> Result<(AsyncClient, Event
 }
 
 /// Keeps one session alive until nobody listens to `news` any more.
-pub async fn drive(broker: Site, client: AsyncClient, mut events: EventLoop, news: mpsc::Sender<FromLink>) {
+pub async fn drive(
+    (broker, session): (Site, Session),
+    client: AsyncClient,
+    mut events: EventLoop,
+    news: mpsc::Sender<FromLink>,
+) {
     let mut connection = 0;
     let mut pause = RECONNECT_MIN;
     loop {
         let said = match events.poll().await {
-            Ok(rumqttc::Event::Incoming(Packet::ConnAck(_))) => {
+            Ok(rumqttc::Event::Incoming(Packet::ConnAck(answer))) => {
                 connection += 1;
                 pause = RECONNECT_MIN;
-                // Always: retained states and metas then come again, and a broker that lost the session has them anew.
-                let filters = Topic::collector_filters(broker);
+                let [state, meta, data, hist, event] = Topic::collector_filters(broker);
+                let filters = match session {
+                    Session::Retained => vec![state, meta],
+                    // A session the broker has kept is subscribed already.
+                    Session::Payloads if answer.session_present => Vec::new(),
+                    Session::Payloads => vec![data, hist, event],
+                };
                 for filter in filters {
                     if client.try_subscribe(filter, QoS::AtLeastOnce).is_err() {
                         tracing::warn!(%broker, "the request queue is full: subscribed again at the next connection");
@@ -134,7 +169,7 @@ pub async fn drive(broker: Site, client: AsyncClient, mut events: EventLoop, new
             Err(ConnectionError::RequestsDone) => return,
             Err(error) => {
                 let reason = chain(&error);
-                if news.send(FromLink { broker, connection, news: LinkNews::Lost { reason } }).await.is_err() {
+                if news.send(FromLink { broker, session, connection, news: LinkNews::Lost { reason } }).await.is_err() {
                     return;
                 }
                 tokio::time::sleep(pause).await;
@@ -142,7 +177,7 @@ pub async fn drive(broker: Site, client: AsyncClient, mut events: EventLoop, new
                 continue;
             }
         };
-        if news.send(FromLink { broker, connection, news: said }).await.is_err() {
+        if news.send(FromLink { broker, session, connection, news: said }).await.is_err() {
             return;
         }
     }

@@ -25,7 +25,7 @@ use super::show::{self, Shown};
 use super::view::{BrokerView, IngestView, LinkState, ViewWriter};
 use super::{checks, wall_now};
 use crate::ingest::intake::{Intake, LinkHealth};
-use crate::ingest::link::{FromLink, LinkNews};
+use crate::ingest::link::{FromLink, LinkNews, Session};
 use crate::store::{Group, JournalError, Store};
 use crate::{Config, Shutdown};
 
@@ -51,7 +51,10 @@ const FREEZE_GAP_MS: u64 = 2_000;
 /// One broker, as the loop knows it.
 #[derive(Debug)]
 pub struct Link {
+    /// Readings come in here, and are acknowledged.
     client: AsyncClient,
+    /// States and metas come in here, and watermarks go out.
+    retained: AsyncClient,
     health: LinkHealth,
     connection: u64,
     reconnects: u64,
@@ -60,8 +63,8 @@ pub struct Link {
 
 impl Link {
     #[must_use]
-    pub fn new(client: AsyncClient) -> Link {
-        Link { client, health: LinkHealth::default(), connection: 0, reconnects: 0, trouble: None }
+    pub fn new(client: AsyncClient, retained: AsyncClient) -> Link {
+        Link { client, retained, health: LinkHealth::default(), connection: 0, reconnects: 0, trouble: None }
     }
 }
 
@@ -185,6 +188,8 @@ impl Driver {
         let now = mono(turn.began);
         let Some(link) = self.links.get_mut(&from.broker) else { return };
         match from.news {
+            // The health of a broker is judged by the session that carries the readings.
+            LinkNews::Connected | LinkNews::Lost { .. } | LinkNews::Alive if from.session == Session::Retained => {}
             LinkNews::Connected => {
                 link.reconnects += u64::from(link.connection > 0);
                 link.connection = from.connection;
@@ -209,7 +214,10 @@ impl Driver {
             LinkNews::Alive => link.health.heard = Some(now),
             LinkNews::Arrived(publish) => {
                 link.health.heard = Some(now);
-                let ack = link.client.prepare_ack(&publish);
+                let ack = match from.session {
+                    Session::Payloads => link.client.prepare_ack(&publish),
+                    Session::Retained => None,
+                };
                 let wall = wall_now();
                 let Driver { intake, judge, store, .. } = self;
                 intake.arrive((now, wall), from.broker, (&publish.topic, &publish.payload), store, &mut |live| {
@@ -330,7 +338,7 @@ impl Driver {
             let leaf = Leaf::Ack { collector: self.config.site };
             let topic = Topic::new(agent.site, agent.agent.clone(), leaf).to_string();
             let body = serde_json::to_vec(&mark).unwrap_or_default();
-            if link.client.try_publish(topic, body, PublishOptions::at_least_once().retained()).is_err() {
+            if link.retained.try_publish(topic, body, PublishOptions::at_least_once().retained()).is_err() {
                 later.insert(agent);
             }
         }

@@ -27,7 +27,7 @@ use tokio::sync::{mpsc, watch};
 
 use crate::config::ConfigError;
 use crate::ingest::intake::Intake;
-use crate::ingest::link;
+use crate::ingest::link::{self, Session};
 use crate::store::Store;
 use crate::store::ledger::Ledger;
 use crate::web::api::{self, Api};
@@ -85,9 +85,12 @@ pub async fn run(config: Arc<Config>, mut shutdown: Shutdown) -> anyhow::Result<
     let mut tasks = tokio::task::JoinSet::new();
     let mut links = BTreeMap::new();
     for (site, broker) in &config.mqtt.brokers {
-        let (client, events) = link::build(&config.mqtt, config.site, broker)?;
-        links.insert(*site, Link::new(client.clone()));
-        tasks.spawn(link::drive(*site, client, events, news.clone()));
+        let open = |session| link::build(&config.mqtt, config.site, broker, session);
+        let (client, events) = open(Session::Payloads)?;
+        let (retained, retained_events) = open(Session::Retained)?;
+        links.insert(*site, Link::new(client.clone(), retained.clone()));
+        tasks.spawn(link::drive((*site, Session::Payloads), client, events, news.clone()));
+        tasks.spawn(link::drive((*site, Session::Retained), retained, retained_events, news.clone()));
     }
     drop(news);
     let (agreed_out, agreed) = watch::channel(Agreed::default());
