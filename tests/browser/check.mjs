@@ -29,6 +29,8 @@ if (options.out) mkdirSync(options.out, { recursive: true });
 const browser = await puppeteer.launch({
   executablePath: options.chromium ?? process.env.CHROMIUM ?? "/usr/bin/chromium",
   userDataDir: profile,
+  // A busy machine starts a browser slowly; that is not what is checked here.
+  timeout: 120_000,
   args: ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync"],
 });
 
