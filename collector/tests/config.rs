@@ -1,4 +1,5 @@
 //! A configuration is read whole, and every fault in it is found at once.
+#![allow(clippy::unwrap_used)]
 
 use std::path::PathBuf;
 

@@ -1,4 +1,5 @@
 //! Three decide processes in one, over real sockets and certificates, with links that can be cut.
+#![allow(clippy::unwrap_used)]
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;

@@ -1,4 +1,5 @@
 //! The rules, runbooks and timelines that are delivered with the product hold together.
+#![allow(clippy::unwrap_used)]
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};

@@ -1,4 +1,5 @@
 //! Both ends prove who they are, over a real socket.
+#![allow(clippy::unwrap_used)]
 
 use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;

@@ -1,4 +1,5 @@
 //! Scenarios with their expected result, over the shipped core and modelled gates. Timing profile: metro.
+#![allow(clippy::unwrap_used)]
 
 mod world;
 

@@ -1,4 +1,5 @@
 //! Random sequences of faults and commands: whatever happens, the invariants hold, and once faults stop somebody serves.
+#![allow(clippy::unwrap_used)]
 
 mod world;
 

@@ -65,7 +65,7 @@ pub(crate) mod suite {
         Tick { leader, term, elapsed_ms: 10, wall: Wall(wall), items: Vec::new() }
     }
 
-    async fn leader<'a, L: DecisionLog>(nodes: &'a [(Site, L)]) -> (Site, &'a L, u64) {
+    async fn leader<L: DecisionLog>(nodes: &[(Site, L)]) -> (Site, &L, u64) {
         loop {
             for (site, log) in nodes {
                 if let Leadership::Leader { term } = *log.leadership().borrow() {

@@ -95,7 +95,7 @@ impl RaftLog {
         let machine = Machine::open(store.clone(), agreed.clone()).await?;
         let book = Arc::new(Book::open(store.clone()).await?);
         let network = Network::new(Arc::clone(&peers), Arc::clone(&book));
-        let config = library_config(&timing).map_err(|error| OpenError::Timing(Box::new(error)))?;
+        let config = library_config(&timing).map_err(OpenError::Timing)?;
         let raft = Raft::new(site.node_id(), Arc::new(config), network, store.clone(), machine)
             .await
             .map_err(|error| OpenError::Start(Box::new(error)))?;
@@ -217,7 +217,7 @@ impl RaftLog {
     }
 }
 
-fn library_config(timing: &Timing) -> Result<openraft::Config, openraft::ConfigError> {
+fn library_config(timing: &Timing) -> Result<openraft::Config, Box<openraft::ConfigError>> {
     // The library uses its heartbeat interval as the limit of an append, its longest election timeout as the leader's
     // lease, and its shortest as the limit of a vote request. Its timers are off.
     let append_limit = timing.tick_ms * 2;
@@ -239,6 +239,7 @@ fn library_config(timing: &Timing) -> Result<openraft::Config, openraft::ConfigE
         ..openraft::Config::default()
     }
     .validate()
+    .map_err(Box::new)
 }
 
 /// Clears the mark however the proposal ends.

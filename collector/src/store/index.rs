@@ -11,12 +11,14 @@ pub const MAX_SERIES: usize = 1_000_000;
 /// Different texts of one store. States are few; a device that makes up new ones loses its text history, not others'.
 pub const MAX_TEXTS: usize = 200_000;
 
+/// Points of a device: name, whether its values are texts, series.
+type DevicePoints = Vec<(Arc<str>, bool, SeriesId)>;
 type SeriesRow = (SeriesId, bool, String, String);
 
 /// Points are few names over many devices, so names are shared and a device's points are a short list.
 #[derive(Debug, Default)]
 pub struct Index {
-    devices: HashMap<Box<str>, Vec<(Arc<str>, bool, SeriesId)>>,
+    devices: HashMap<Box<str>, DevicePoints>,
     names: HashMap<Arc<str>, ()>,
     next_series: u32,
     texts: HashMap<Arc<str>, u32>,

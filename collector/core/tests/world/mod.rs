@@ -394,13 +394,13 @@ impl World {
         let leading = self.leader.filter(|leader| self.quorum(*leader));
         if leading.is_none() {
             let since = *self.no_quorum_since.get_or_insert(self.now);
-            if self.now - since >= ELECT_MS {
-                if let Some(next) = [Site::W, Site::A, Site::B].into_iter().find(|site| self.quorum(*site)) {
-                    self.leader = Some(next);
-                    self.term += 1;
-                    (self.last_tick, self.no_quorum_since) = (None, None);
-                    self.inbox.retain(|(_, item)| matches!(item, Item::Command(_)));
-                }
+            if self.now - since >= ELECT_MS
+                && let Some(next) = [Site::W, Site::A, Site::B].into_iter().find(|site| self.quorum(*site))
+            {
+                self.leader = Some(next);
+                self.term += 1;
+                (self.last_tick, self.no_quorum_since) = (None, None);
+                self.inbox.retain(|(_, item)| matches!(item, Item::Command(_)));
             }
             return;
         }
