@@ -15,7 +15,7 @@ use bcp_wire::Site;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 
-const BASE_PORT: u16 = 33000;
+const BASE_PORT: u16 = 28000;
 
 #[tokio::main]
 async fn main() -> Result<()> {

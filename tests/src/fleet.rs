@@ -19,7 +19,7 @@ const REQUEST_WITHIN: Duration = Duration::from_secs(3);
 
 #[derive(Debug, Clone, Default)]
 pub struct Options {
-    /// First port; each test binary uses its own range.
+    /// First port; each test binary uses its own range, below those the system gives to outgoing connections (32768 up).
     pub base_port: u16,
     /// Further arguments of `fleet up`.
     pub args: Vec<String>,

@@ -43,7 +43,7 @@ impl Bytes {
 #[tokio::test]
 async fn ten_thousand_random_payloads_are_counted_and_change_nothing() -> Result<()> {
     const COUNT: u64 = 10_000;
-    let fleet = Fleet::up(Options { base_port: 32000, ..Options::default() }).await?;
+    let fleet = Fleet::up(Options { base_port: 29000, ..Options::default() }).await?;
     let refused = async || -> Option<u64> {
         let ingest = fleet.api(Site::A, "ingest").await.ok()?;
         Some(ingest["refused"].as_object()?.values().filter_map(serde_json::Value::as_u64).sum())
