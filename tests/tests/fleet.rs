@@ -255,6 +255,8 @@ async fn the_warden_stops_the_service_of_a_paused_gate() -> Result<()> {
     .await?;
     let stopped = began.elapsed();
     println!("stopped after {stopped:?}");
+    // No question of speed: from ttl + acquire_after on, 15 s in `metro`, another side may be active.
+    ensure!(stopped < 15 * SECOND, "stopped only after {stopped:?}");
     fleet.cli(&["resume", "a/host"])?;
     // The gate wakes up to a closed epoch: it must not start that epoch again.
     wait_for("a holder again", 120 * SECOND, async || {
