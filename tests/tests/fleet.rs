@@ -247,6 +247,11 @@ async fn monitoring_faults_and_cut_links_move_nothing() -> Result<()> {
 #[tokio::test]
 async fn the_warden_stops_the_service_of_a_paused_gate() -> Result<()> {
     let fleet = up(30000).await?;
+    // Held is not yet promoted: without this wait a service that has not begun looks like one that was stopped.
+    wait_for("the service to be active at a", 60 * SECOND, async || {
+        (fleet.status(fleet.port(Site::A, 11), "/health").await == Some(200)).then_some(())
+    })
+    .await?;
     let began = Instant::now();
     fleet.cli(&["pause", "a/host"])?;
     wait_for("the service at a to stop", 120 * SECOND, async || {
