@@ -1,0 +1,406 @@
+//! SNMP: reads object identifiers of one device.
+//!
+//! Knows: what a poll of a device consists of, what each error teaches. Refuses to know: what values mean.
+//!
+//! | module | knows |
+//! |---|---|
+//! | [`message`] | the bytes of requests and answers |
+//! | [`session`] | socket, request numbers, time limits: which answer counts |
+//! | [`walk`] | reading below an identifier until a guard ends it |
+//! | [`table`] | rows and their names |
+//!
+//! Invariants:
+//! * an answer counts only with the number of the request that is waited for, the same community, and the identifiers
+//!   that were asked for; anything else is thrown away;
+//! * a walk ends at the end of the subtree, at an identifier that does not grow, and at its bound of rows;
+//! * a request that the device calls too big is halved, and the size that works is remembered.
+//!
+//! The messages of a poll are always the same but for their number, so they are built once.
+
+mod message;
+mod session;
+mod table;
+mod walk;
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bcp_wire::{BadReason, Value};
+use snmp2::snmp;
+use tokio::net::UdpSocket;
+
+use crate::config::{DeviceConfig, SnmpLink};
+use crate::decode::{Decoder, Raw, RegisterType};
+use crate::oid::Oid;
+use crate::plan::chunks;
+use crate::profile::{Address, Protocol};
+use crate::schedule::Outcome;
+use crate::source::Polled;
+use crate::source::device::DeviceState;
+
+use message::{Got, Message, REQUEST_IDS, shown};
+pub use session::ReadError;
+use session::Session;
+use table::Row;
+
+/// Tables are looked at again this often, and single refusals doubted.
+const REDISCOVER_AFTER: Duration = Duration::from_secs(3_600);
+/// A row that went away makes the tables be looked at again, but not more often than this.
+const REDISCOVER_AT_MOST_EVERY: Duration = Duration::from_secs(60);
+/// Error status of RFC 3416 that is treated by itself.
+const TOO_BIG: u32 = 1;
+
+/// One device.
+#[derive(Debug)]
+pub struct SnmpDevice {
+    pub state: DeviceState,
+    link: SnmpLink,
+    socket: Option<UdpSocket>,
+    next_id: u32,
+    max_oids: usize,
+    vars: Vec<Var>,
+    /// Readings: which variable, times which other one.
+    targets: Vec<Target>,
+    requests: Vec<Request>,
+    discovered: Option<Instant>,
+    row_vanished: bool,
+    watched: bool,
+    answers: Vec<Option<Got>>,
+}
+
+/// One object identifier that is read.
+#[derive(Debug)]
+struct Var {
+    oid: Oid,
+    ber: Vec<u8>,
+    /// The device answers whole requests with an error because of this one.
+    refused: bool,
+}
+
+#[derive(Debug)]
+struct Target {
+    reading: usize,
+    var: usize,
+    times: Option<usize>,
+    decoder: Decoder,
+}
+
+/// A prepared message for some variables (indexes into the order of asking).
+#[derive(Debug)]
+struct Request {
+    message: Message,
+    vars: Vec<usize>,
+}
+
+impl SnmpDevice {
+    #[must_use]
+    pub fn new(config: Arc<DeviceConfig>, link: SnmpLink) -> SnmpDevice {
+        let max_oids = match config.profile.protocol {
+            Protocol::Snmp { max_oids } => max_oids,
+            Protocol::Modbus { .. } => 1,
+        };
+        let mut device = SnmpDevice {
+            state: DeviceState::new(config),
+            link,
+            socket: None,
+            next_id: rand::random_range(REQUEST_IDS),
+            max_oids,
+            vars: Vec::new(),
+            targets: Vec::new(),
+            requests: Vec::new(),
+            discovered: None,
+            row_vanished: false,
+            watched: false,
+            answers: Vec::new(),
+        };
+        device.set_targets(&[]);
+        device
+    }
+
+    #[must_use]
+    pub fn planned(&self) -> usize {
+        self.requests.len()
+    }
+
+    /// Identifiers of each request, for people.
+    pub fn request_sizes(&self) -> impl Iterator<Item = usize> {
+        self.requests.iter().map(|request| request.vars.len())
+    }
+
+    /// Keeps the bytes of every point from now on.
+    pub fn watch(&mut self) {
+        self.watched = true;
+    }
+
+    /// Points of the profile and of the table rows found, to variables and requests.
+    fn set_targets(&mut self, rows: &[Row]) {
+        self.vars.clear();
+        self.targets.clear();
+        let config = Arc::clone(&self.state.config);
+        for (reading, point) in config.profile.points.iter().enumerate() {
+            if let Address::Oid(oid) = &point.address {
+                let var = self.var(oid.clone());
+                self.targets.push(Target { reading, var, times: None, decoder: point.decoder.clone() });
+            }
+        }
+        let first = self.state.fixed();
+        for (i, row) in rows.iter().enumerate() {
+            let var = self.var(row.oid.clone());
+            let times = row.times.clone().map(|oid| self.var(oid));
+            self.targets.push(Target { reading: first + i, var, times, decoder: row.decoder.clone() });
+        }
+        self.build_requests();
+    }
+
+    /// The same identifier is asked for once, however many points use it.
+    fn var(&mut self, oid: Oid) -> usize {
+        if let Some(known) = self.vars.iter().position(|var| var.oid == oid) {
+            return known;
+        }
+        self.vars.push(Var { ber: oid.to_ber(), oid, refused: false });
+        self.vars.len() - 1
+    }
+
+    fn build_requests(&mut self) {
+        let asked: Vec<usize> = (0..self.vars.len()).filter(|i| !self.vars[*i].refused).collect();
+        self.requests = chunks(asked.len(), self.max_oids)
+            .into_iter()
+            .map(|range| {
+                let vars = asked[range].to_vec();
+                let oids: Vec<&[u8]> = vars.iter().map(|i| self.vars[*i].ber.as_slice()).collect();
+                Request { message: message::request(&self.link.community, snmp::MSG_GET, &oids, 0, 0), vars }
+            })
+            .collect();
+    }
+
+    /// Polls everything once, at most for `budget`.
+    pub async fn poll(&mut self, budget: Duration) -> Polled {
+        let start = Instant::now();
+        let budget = budget.max(self.link.timeout);
+        let stale = self.discovered.is_some_and(|at| {
+            at.elapsed() > REDISCOVER_AFTER || (self.row_vanished && at.elapsed() > REDISCOVER_AT_MOST_EVERY)
+        });
+        let (mut trouble, mut outcome) = (None, Outcome::Answered);
+        if self.discovered.is_none() || stale {
+            match self.discover(start, budget).await {
+                Ok(()) => {
+                    self.discovered = Some(Instant::now());
+                    self.row_vanished = false;
+                }
+                Err(error) => (trouble, outcome) = (Some(chain(&error)), outcome_of(&error)),
+            }
+        }
+        self.state.begin();
+        let mut rtt = None;
+        let mut reason = BadReason::Timeout;
+        self.answers.clear();
+        self.answers.resize(self.vars.len(), None);
+        let mut offsets = vec![0_i64; self.vars.len()];
+        if trouble.is_none() {
+            match self.get_all(start, budget, &mut offsets).await {
+                Ok(last) => rtt = last,
+                Err((error, answered)) => {
+                    if matches!(error, ReadError::Auth) {
+                        reason = BadReason::Auth;
+                    }
+                    outcome = if answered { Outcome::Answered } else { outcome_of(&error) };
+                    trouble = Some(chain(&error));
+                }
+            }
+        }
+        self.decode(&offsets, reason);
+        if outcome != Outcome::Answered {
+            // It may come back as another device: look at its tables and firmware again then.
+            self.discovered = None;
+        }
+        Polled {
+            outcome,
+            samples: self.state.finish(),
+            meta: self.state.changed_meta(),
+            trouble,
+            rtt,
+            transition: None,
+        }
+    }
+
+    /// All requests one after the other. On failure: why, and whether anything was answered before.
+    async fn get_all(
+        &mut self,
+        start: Instant,
+        budget: Duration,
+        offsets: &mut [i64],
+    ) -> Result<Option<Duration>, (ReadError, bool)> {
+        let (mut index, mut rtt) = (0, None);
+        let mut done: BTreeSet<usize> = BTreeSet::new();
+        while index < self.requests.len() {
+            let left = budget.saturating_sub(start.elapsed());
+            let Some(request) = self.requests.get(index) else { break };
+            if left.is_zero() {
+                return Err((ReadError::Timeout { tries: 0, timeout: budget }, rtt.is_some()));
+            }
+            if request.vars.iter().all(|var| done.contains(var)) {
+                index += 1;
+                continue;
+            }
+            let asked = Instant::now();
+            match self.get(index, left).await {
+                Ok(values) => {
+                    rtt = Some(asked.elapsed());
+                    let offset = i64::try_from(start.elapsed().as_millis()).unwrap_or(0);
+                    let vars = self.requests.get(index).map(|request| request.vars.clone()).unwrap_or_default();
+                    for (var, got) in vars.into_iter().zip(values) {
+                        self.answers[var] = got;
+                        offsets[var] = offset;
+                        done.insert(var);
+                    }
+                    index += 1;
+                }
+                Err(ReadError::Status { status, index: at }) => {
+                    rtt = Some(asked.elapsed());
+                    if !self.learn(index, status, at) {
+                        return Err((ReadError::Status { status, index: at }, true));
+                    }
+                    index = 0;
+                }
+                Err(error) => return Err((error, rtt.is_some())),
+            }
+        }
+        Ok(rtt)
+    }
+
+    /// Draws the lesson of an error status. False where there is none to draw.
+    fn learn(&mut self, request: usize, status: u32, at: u32) -> bool {
+        let Some(vars) = self.requests.get(request).map(|request| request.vars.clone()) else { return false };
+        let blamed = at.checked_sub(1).and_then(|at| vars.get(at as usize)).copied();
+        if status != TOO_BIG
+            && let Some(blamed) = blamed.or_else(|| (vars.len() == 1).then(|| vars[0]))
+        {
+            tracing::debug!(device = %self.state.config.id, oid = %self.vars[blamed].oid, status, "refused by the device");
+            self.vars[blamed].refused = true;
+        } else if vars.len() > 1 {
+            self.max_oids = (vars.len() / 2).max(1);
+            tracing::debug!(device = %self.state.config.id, max_oids = self.max_oids, "smaller requests from now on");
+        } else {
+            return false;
+        }
+        self.build_requests();
+        true
+    }
+
+    async fn get(&mut self, request: usize, left: Duration) -> Result<Vec<Option<Got>>, ReadError> {
+        let Some(request) = self.requests.get_mut(request) else { return Ok(Vec::new()) };
+        let expected: Vec<&[u8]> = request.vars.iter().map(|var| self.vars[*var].ber.as_slice()).collect();
+        let mut session = Session { link: &self.link, socket: &mut self.socket, next_id: &mut self.next_id };
+        session
+            .exchange(&mut request.message, left, |pdu| {
+                let mut values: Vec<Option<Got>> = vec![None; expected.len()];
+                for (position, (oid, value)) in pdu.varbinds.clone().enumerate() {
+                    // In order is the rule; a device that reorders is still understood.
+                    let place = if expected.get(position).is_some_and(|want| *want == oid.as_bytes()) {
+                        Some(position)
+                    } else {
+                        expected.iter().position(|want| *want == oid.as_bytes())
+                    };
+                    if let Some(slot) = place.and_then(|place| values.get_mut(place)) {
+                        *slot = Some(message::got(&value));
+                    }
+                }
+                values
+            })
+            .await
+    }
+
+    fn decode(&mut self, offsets: &[i64], reason: BadReason) {
+        let number = |got: &Option<Got>| match got {
+            #[allow(clippy::cast_precision_loss)] // as everywhere: numbers are doubles
+            Some(Got::Int(n)) => Some(*n as f64),
+            #[allow(clippy::cast_precision_loss)]
+            Some(Got::Counter(n)) => Some(*n as f64),
+            _ => None,
+        };
+        let first_row = self.state.fixed();
+        for target in &self.targets {
+            let (answer, offset) = (&self.answers[target.var], offsets[target.var]);
+            if self.watched
+                && let Some(answer) = answer
+            {
+                self.state.set_raw(target.reading, shown(answer));
+            }
+            let reading = match answer {
+                None if self.vars[target.var].refused => Err(BadReason::Exception),
+                None => Err(reason),
+                Some(Got::Missing) => {
+                    self.row_vanished |= target.reading >= first_row;
+                    Err(BadReason::Exception)
+                }
+                Some(Got::Other) => Err(BadReason::Decode),
+                Some(Got::Int(n)) => target.decoder.decode(Raw::Int(*n)),
+                Some(Got::Counter(n)) => target.decoder.decode(Raw::Counter(*n)),
+                Some(Got::Bytes(bytes)) => target.decoder.decode(Raw::Bytes(bytes)),
+                Some(Got::Oid(oid)) => Value::text(&oid.to_string()).ok_or(BadReason::Decode),
+            };
+            let reading = match (target.times, reading) {
+                (Some(times), Ok(Value::Num(value))) => number(&self.answers[times])
+                    .ok_or(BadReason::Decode)
+                    .and_then(|factor| Value::num(value * factor).ok_or(BadReason::Range)),
+                (_, reading) => reading,
+            };
+            match reading {
+                Ok(value) => self.state.set(target.reading, Some(Ok(value)), offset),
+                Err(reason) => self.state.set_bad(target.reading, reason),
+            }
+        }
+    }
+
+    /// Reads the firmware's name, and finds the rows of every table.
+    async fn discover(&mut self, start: Instant, budget: Duration) -> Result<(), ReadError> {
+        let config = Arc::clone(&self.state.config);
+        let Some(deadline) = start.checked_add(budget) else { return Ok(()) };
+        let mut session = Session { link: &self.link, socket: &mut self.socket, next_id: &mut self.next_id };
+        if let Some(Address::Oid(oid)) = config.profile.fingerprint.as_ref().map(|f| &f.address) {
+            match session.get_few(std::slice::from_ref(oid), deadline).await {
+                Ok(values) => {
+                    let text = Decoder { kind: RegisterType::String, ..Decoder::default() };
+                    if let Some(Some(Got::Bytes(bytes))) = values.first()
+                        && let Ok(Value::Text(firmware)) = text.decode(Raw::Bytes(bytes))
+                    {
+                        self.state.set_firmware(firmware);
+                    }
+                }
+                // Only silence means that the rest would be silent as well.
+                Err(ReadError::Status { .. } | ReadError::Malformed(_)) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        if config.profile.tables.is_empty() {
+            return Ok(());
+        }
+        let mut rows = Vec::new();
+        for table in &config.profile.tables {
+            rows.extend(session.rows(table, deadline).await?);
+        }
+        self.state.set_rows(rows.iter().map(|row| (row.name.clone(), row.unit, row.oid.to_string(), row.optional)));
+        self.set_targets(&rows);
+        Ok(())
+    }
+}
+
+fn outcome_of(error: &ReadError) -> Outcome {
+    match error {
+        ReadError::Timeout { .. } => Outcome::Silent,
+        ReadError::Connect { .. } | ReadError::Refused => Outcome::Refused,
+        ReadError::Malformed(_) | ReadError::Auth | ReadError::Status { .. } => Outcome::Answered,
+    }
+}
+
+/// The error and its causes in one line.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text = format!("{text}: {error}");
+        cause = error.source();
+    }
+    text
+}
