@@ -4,7 +4,7 @@
 
 use std::ops::Range;
 
-use snmp2::{asn1, snmp};
+use snmp2::asn1;
 
 use crate::oid::Oid;
 
@@ -128,7 +128,7 @@ impl Message {
 
 #[cfg(test)]
 mod tests {
-    use snmp2::Pdu;
+    use snmp2::{Pdu, snmp};
 
     use super::*;
 
