@@ -13,7 +13,7 @@ use std::time::Duration;
 use bcp_wire::names::DEVICE_KINDS;
 use bcp_wire::{Id, Site};
 
-use crate::document::{Document, Fault, Faults, Section, nearest};
+use crate::document::{Document, Fault, Faults, KeyFault, Section, nearest};
 use crate::gate::config::GateConfig;
 use crate::profile::{self, Profile, ProfileError, Protocol};
 use crate::publish::MqttConfig;
@@ -190,11 +190,11 @@ impl Reader {
             root.fault("device", format!("more than {MAX_DEVICES} devices and checks"), None);
         }
         let mqtt: Option<MqttConfig> = root.required("mqtt", "{ broker = \"127.0.0.1:1883\" }");
-        self.own_faults(&root, "mqtt", mqtt.as_ref().map(MqttConfig::faults));
+        own_faults(&root, "mqtt", mqtt.iter().flat_map(MqttConfig::faults));
         let spool: SpoolConfig = root.optional("spool").unwrap_or_default();
-        self.own_faults(&root, "spool", Some(spool.faults()));
+        own_faults(&root, "spool", spool.faults());
         let gate: Option<GateConfig> = root.optional("gate");
-        self.own_faults(&root, "gate", gate.as_ref().map(GateConfig::faults));
+        own_faults(&root, "gate", gate.iter().flat_map(GateConfig::faults));
         root.finish();
         let hash = profile::short_hash(text);
         Some(Config {
@@ -211,14 +211,6 @@ impl Reader {
             gate,
             hash,
         })
-    }
-
-    /// Faults that a section's own module found.
-    #[allow(clippy::unused_self)] // keeps the call sites in one form
-    fn own_faults<K: AsRef<str>>(&self, root: &Section<'_, '_>, section: &str, faults: Option<Vec<(K, String)>>) {
-        for (key, message) in faults.unwrap_or_default() {
-            root.fault(section, format!("{section}.{}: {message}", key.as_ref()), None);
-        }
     }
 
     /// Takes an id for a device; one that is taken already is a fault.
@@ -354,6 +346,14 @@ impl Reader {
         };
         section.finish();
         Some(CheckConfig { id: id?, service: service?, target_site, interval: interval?, probe: probe? })
+    }
+}
+
+/// Faults that a section's own module found, at the keys it names.
+fn own_faults<F: Into<KeyFault>>(root: &Section<'_, '_>, section: &str, faults: impl IntoIterator<Item = F>) {
+    for fault in faults {
+        let KeyFault { key, message, help } = fault.into();
+        root.document().fault_at(&format!("{section}.{key}"), message, help);
     }
 }
 
@@ -535,7 +535,7 @@ http = { url = "htp://x" }
             (2, "site"),
             (3, "agent"),
             (1, "state_dir"),
-            (5, "mqtt"),
+            (5, "mqtt.broker"),
             (8, "device[0].profile"),
             (9, "device[0].intervall"),
             (10, "device[0].snmp.address"),
@@ -546,7 +546,7 @@ http = { url = "htp://x" }
             (16, "device[1].snmp"),
             (20, "check[0].http.url"),
         ] {
-            assert!(seen.iter().any(|s| *s == want || (want.1 == "mqtt" && s.1 == "mqtt")), "{want:?}\n{faults}");
+            assert!(seen.contains(&want), "{want:?}\n{faults}");
         }
         let text = faults.to_string();
         assert!(text.contains("  at agent.toml:9:1 device[0].intervall\n  help: did you mean `interval`?"), "{text}");

@@ -44,6 +44,20 @@ impl fmt::Display for Fault {
     }
 }
 
+/// What the owner of a section finds wrong with one of its keys; the way to the key is counted from the section.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KeyFault {
+    pub key: String,
+    pub message: String,
+    pub help: Option<String>,
+}
+
+impl<K: Into<String>> From<(K, String)> for KeyFault {
+    fn from((key, message): (K, String)) -> KeyFault {
+        KeyFault { key: key.into(), message, help: None }
+    }
+}
+
 /// Everything wrong with a configuration, in the order of its lines.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Faults(pub Vec<Fault>);
@@ -87,6 +101,37 @@ impl<'d> Document<'d> {
         Section::new(self, String::new(), whole, root.into_inner())
     }
 
+    /// Says that something is wrong with a key that was read as part of a whole section. `path` is the way to it from
+    /// the outermost table, as `gate.ticket[1].script`; of a key that is not written, its table's place is told.
+    pub fn fault_at(&self, path: &str, message: impl Into<String>, help: Option<String>) {
+        let (root, _) = DeTable::parse_recoverable(self.text);
+        let at = place_of(root.get_ref(), path).unwrap_or(0);
+        self.push(at, path, message.into(), help);
+    }
+
+    /// What the deserializer of a whole section found: the key it means, and the word it may have meant.
+    fn fault_within(&self, section: &str, at: usize, message: &str) {
+        let (root, _) = DeTable::parse_recoverable(self.text);
+        let mut key = section.to_owned();
+        let mut width = usize::MAX;
+        walk(root.get_ref(), "", &mut |path, name, value| {
+            let below = path.strip_prefix(section).is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '[']));
+            for span in [name, value] {
+                if below && span.contains(&at) && span.len() < width {
+                    (key, width) = (path.to_owned(), span.len());
+                }
+            }
+        });
+        let mut words = message.split('`').skip(1).step_by(2);
+        let given = words.next().unwrap_or_default();
+        if message.starts_with("missing field") {
+            key = format!("{key}.{given}");
+        }
+        let known: Vec<&str> = words.collect();
+        let help = nearest(given, &known).map(|near| format!("did you mean `{near}`?"));
+        self.push(at, &key, message.to_owned(), help);
+    }
+
     fn push(&self, at: usize, key: &str, message: String, help: Option<String>) {
         let mut faults = self.faults.borrow_mut();
         if faults.len() < MAX_FAULTS {
@@ -101,6 +146,45 @@ impl<'d> Document<'d> {
         let mut faults = self.faults.into_inner();
         faults.sort_by_key(|(at, _)| *at);
         faults.into_iter().map(|(_, fault)| fault).collect()
+    }
+}
+
+/// Where the value of `path` stands, or the innermost table on the way to it.
+fn place_of(table: &DeTable<'_>, path: &str) -> Option<usize> {
+    let (first, rest) = path.split_once('.').unwrap_or((path, ""));
+    let (name, index) = first.strip_suffix(']').and_then(|part| part.split_once('[')).unwrap_or((first, ""));
+    let value = table.get(name)?;
+    let mut at = value.span().start;
+    let inner = match (value.get_ref(), index.parse::<usize>()) {
+        (DeValue::Array(array), Ok(index)) => {
+            let element = array.get(index)?;
+            at = element.span().start;
+            element.get_ref()
+        }
+        (whole, _) => whole,
+    };
+    match inner {
+        DeValue::Table(table) if !rest.is_empty() => place_of(table, rest).or(Some(at)),
+        _ => Some(at),
+    }
+}
+
+/// Shows every key of a table and of the tables in it: path, place of the name, place of the value.
+fn walk(table: &DeTable<'_>, above: &str, show: &mut impl FnMut(&str, Range<usize>, Range<usize>)) {
+    for (name, value) in table {
+        let path = if above.is_empty() { name.get_ref().to_string() } else { format!("{above}.{}", name.get_ref()) };
+        show(&path, name.span(), value.span());
+        match value.get_ref() {
+            DeValue::Table(inner) => walk(inner, &path, show),
+            DeValue::Array(array) => {
+                for (i, element) in array.iter().enumerate() {
+                    if let DeValue::Table(inner) = element.get_ref() {
+                        walk(inner, &format!("{path}[{i}]"), show);
+                    }
+                }
+            }
+            _ => {}
+        }
     }
 }
 
@@ -155,6 +239,12 @@ impl<'s, 'd> Section<'s, 'd> {
         self.values.contains_key(key)
     }
 
+    /// The document this is a table of.
+    #[must_use]
+    pub fn document(&self) -> &'s Document<'d> {
+        self.document
+    }
+
     /// Says that something is wrong with a key, or with the section as a whole where the key is empty or absent.
     pub fn fault(&self, key: &str, message: impl Into<String>, help: Option<String>) {
         let at = self.values.get(key).map_or(self.span.start, |entry| entry.span.start);
@@ -174,7 +264,7 @@ impl<'s, 'd> Section<'s, 'd> {
             Ok(value) => Some(value),
             Err(error) => {
                 let at = error.span().map_or(start, |span| span.start);
-                self.document.push(at, &self.path_of(key), error.message().to_owned(), None);
+                self.document.fault_within(&self.path_of(key), at, error.message());
                 None
             }
         }
@@ -280,6 +370,50 @@ mod tests {
                 (7, 1, "device[1].unknown".to_owned(), true),
             ]
         );
+    }
+
+    #[test]
+    fn faults_of_a_section_read_as_a_whole_stand_at_their_own_keys() {
+        #[derive(Debug, Deserialize)]
+        #[serde(deny_unknown_fields)]
+        #[allow(dead_code)] // only read
+        struct Part {
+            broker: String,
+            #[serde(default)]
+            inner: Option<Inner>,
+        }
+        #[derive(Debug, Deserialize)]
+        #[serde(deny_unknown_fields)]
+        #[allow(dead_code)]
+        struct Inner {
+            file: String,
+            mode: String,
+        }
+        let fault = |text: &str| {
+            let document = Document::new("f.toml", text);
+            let mut root = document.root();
+            let _: Option<Part> = root.optional("part");
+            root.finish();
+            let mut faults = document.into_faults();
+            assert_eq!(faults.len(), 1, "{faults:?}");
+            let fault = faults.remove(0);
+            (fault.line, fault.column, fault.key, fault.help.unwrap_or_default())
+        };
+        let near = |word: &str| format!("did you mean `{word}`?");
+        assert_eq!(fault("x\n[part]\n").0, 1);
+        assert_eq!(fault("[part]\nbroker = 5\n"), (2, 10, "part.broker".to_owned(), String::new()));
+        assert_eq!(fault("[part]\nbrokr = 'x'\n"), (2, 1, "part.brokr".to_owned(), near("broker")));
+        assert_eq!(fault("\n[part]\n"), (2, 1, "part.broker".to_owned(), String::new()));
+        let text = "[part]\nbroker = 'x'\ninner = { file = 'f',\n mod = 'x' }\n";
+        assert_eq!(fault(text), (4, 2, "part.inner.mod".to_owned(), near("mode")));
+
+        let document = Document::new("f.toml", "a = 1\n[part]\nb = 2\n[[part.list]]\n[[part.list]]\nc = 3\n");
+        for path in ["part.b", "part.list[1].c", "part.missing", "nothing"] {
+            document.fault_at(path, "", None);
+        }
+        let places: Vec<_> = document.into_faults().into_iter().map(|f| (f.line, f.key)).collect();
+        let want = [(1, "nothing"), (2, "part.missing"), (3, "part.b"), (6, "part.list[1].c")];
+        assert_eq!(places, want.map(|(line, key)| (line, key.to_owned())));
     }
 
     #[test]

@@ -114,13 +114,15 @@ snmp = { address = "127.0.0.1:161", version = "2c", community = "public" }
     let said = String::from_utf8_lossy(&output.stderr).into_owned() + &String::from_utf8_lossy(&output.stdout);
     println!("{said}");
     ensure!(output.status.code() == Some(64), "exit code {:?}", output.status.code());
-    for (line, key) in [(1, "site"), (2, "agent"), (4, "mqtt.broker"), (9, "profile"), (10, "interval")] {
+    for (line, key) in [(1, "site"), (2, "agent"), (5, "mqtt.broker"), (9, "profile"), (10, "interval")] {
         ensure!(
             said.contains(&format!("agent.toml:{line}:")) && said.contains(key),
             "line {line} ({key}) is not named"
         );
     }
-    ensure!(said.contains("ietf/ups-mib"), "no suggestion for the misspelt profile");
+    for near in ["ietf/ups-mib", "127.0.0.1:1883"] {
+        ensure!(said.contains(&format!("did you mean `{near}`?")), "`{near}` is not suggested");
+    }
     std::fs::remove_dir_all(&dir)?;
     Ok(())
 }

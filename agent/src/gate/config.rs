@@ -197,22 +197,23 @@ impl GateConfig {
         }
         for (site, url) in &self.collectors {
             if !url.starts_with("https://") {
-                say("collectors", format!("the collector of {site} must be an https URL"));
+                say(&format!("collectors.{site}"), format!("the collector of {site} must be an https URL"));
             }
         }
         if self.tickets.len() > MAX_TICKETS_PER_GATE {
             say("ticket", format!("at most {MAX_TICKETS_PER_GATE} tickets per gate"));
         }
         let mut seen = std::collections::BTreeSet::new();
-        for ticket in &self.tickets {
+        for (i, ticket) in self.tickets.iter().enumerate() {
+            let at = |key: &str| format!("ticket[{i}].{key}");
             if !seen.insert(&ticket.id) {
-                say("ticket", format!("`{}` is named twice", ticket.id));
+                say(&at("id"), format!("`{}` is named twice", ticket.id));
             }
             if ticket.script.is_empty() {
-                say("ticket.script", format!("`{}` has no program", ticket.id));
+                say(&at("script"), format!("`{}` has no program", ticket.id));
             }
             if ticket.step_timeout.as_millis() == 0 || ticket.step_timeout.as_millis() > timing.stop_max_ms {
-                say("ticket.step_timeout", format!("`{}` must end a step within stop_max", ticket.id));
+                say(&at("step_timeout"), format!("`{}` must end a step within stop_max", ticket.id));
             }
         }
         faults

@@ -23,6 +23,7 @@ use std::path::PathBuf;
 
 use serde::Deserialize;
 
+use crate::document::KeyFault;
 use crate::span::Span;
 pub use run::{CommandRequest, PublishError, PublishFigures, Publisher, PublisherSetup};
 pub use session::SessionError;
@@ -96,14 +97,25 @@ const fn default_backlog_per_s() -> u32 {
 }
 
 impl MqttConfig {
-    /// Says what cannot work, as (key, reason).
+    /// Says what cannot work.
     #[must_use]
-    pub fn faults(&self) -> Vec<(&'static str, String)> {
-        let mut faults = Vec::new();
+    pub fn faults(&self) -> Vec<KeyFault> {
+        let mut faults: Vec<KeyFault> = self.numbers_out_of_range().into_iter().map(KeyFault::from).collect();
         let port = self.broker.rsplit_once(':').and_then(|(host, port)| (!host.is_empty()).then_some(port));
         if port.and_then(|port| port.parse::<u16>().ok()).is_none_or(|port| port == 0) {
-            faults.push(("broker", format!("`{}` is not host:port", self.broker)));
+            let usual_port = if self.tls.is_some() { 8883 } else { 1883 };
+            let bare = !self.broker.is_empty() && !self.broker.contains(':');
+            faults.push(KeyFault {
+                key: "broker".to_owned(),
+                message: format!("`{}` is not host:port", self.broker),
+                help: bare.then(|| format!("did you mean `{}:{usual_port}`?", self.broker)),
+            });
         }
+        faults
+    }
+
+    fn numbers_out_of_range(&self) -> Vec<(&'static str, String)> {
+        let mut faults = Vec::new();
         if !(1_000..=600_000).contains(&self.keep_alive.as_millis()) {
             faults.push(("keep_alive", "must be between 1s and 10m".to_owned()));
         }
