@@ -24,6 +24,7 @@ use super::listener::{self, Asked};
 use super::machine::{Action, Event, FoundDeadline, Machine, Peer, Terms, TicketFigures};
 use super::record::BootMs;
 use super::script::{Call, Ended, Script, succeeded};
+use super::service::{self, Word};
 use super::store::{DeadlineFile, ProcessMark, Store, StoreError, Version};
 use super::{boot_id, boot_ms};
 use crate::publish::incarnation;
@@ -97,7 +98,7 @@ pub enum Input {
     Promise { ticket: Id, peer: Peer, nonce: u64, answer: Result<PromiseAnswer, String> },
     PromiseAsked { ask: PromiseAsk, answer: oneshot::Sender<PromiseAnswer> },
     Facts { ticket: Id, facts: Option<ServiceFacts> },
-    Posted { ticket: Id, what: (bool, Epoch), accepted: bool },
+    Told { ticket: Id, word: Word, accepted: bool },
 }
 
 /// Figures of the gate, for status and metrics.
@@ -125,8 +126,9 @@ struct Post {
     pending: VecDeque<Event>,
     facts: Option<(BootMs, ServiceFacts)>,
     facts_asked: bool,
-    posted: Option<(bool, Epoch)>,
-    posting: bool,
+    /// What the service took last, and whether something is on its way to it.
+    told: Option<Word>,
+    telling: bool,
 }
 
 #[derive(Debug)]
@@ -134,6 +136,8 @@ struct Request {
     nonce: u64,
     sent: BootMs,
     reported: BTreeMap<Id, Vec<String>>,
+    /// Wishes to go on alone that its facts carried.
+    wishes: BTreeMap<Id, u64>,
     confirmed: bool,
 }
 
@@ -267,8 +271,8 @@ impl Gate {
             pending: VecDeque::new(),
             facts: None,
             facts_asked: false,
-            posted: None,
-            posting: false,
+            told: None,
+            telling: false,
         };
         self.posts.insert(id, post);
         Ok(())
@@ -413,11 +417,11 @@ impl Gate {
                     }
                 }
             }
-            Input::Posted { ticket, what, accepted } => {
+            Input::Told { ticket, word, accepted } => {
                 if let Some(post) = self.posts.get_mut(&ticket) {
-                    post.posting = false;
+                    post.telling = false;
                     if accepted {
-                        post.posted = Some(what);
+                        post.told = Some(word);
                     }
                 }
             }
@@ -625,18 +629,21 @@ impl Gate {
         // Read before anything is sent: the lease counts from here.
         let sent = boot_ms();
         let fresh_ms = timing.renew_ms.saturating_mul(FACTS_FRESH_RENEWALS);
-        let mut reported = BTreeMap::new();
+        let (mut reported, mut wishes) = (BTreeMap::new(), BTreeMap::new());
         let mut tickets = Vec::with_capacity(self.posts.len());
         for (id, post) in &self.posts {
             let facts =
                 post.facts.as_ref().filter(|(at, _)| sent.since(*at) <= fresh_ms).map(|(_, facts)| facts.clone());
+            if let Some(wish) = facts.as_ref().and_then(service::wish) {
+                wishes.insert(id.clone(), wish);
+            }
             let part = post.machine.sync_part(facts);
             reported.insert(id.clone(), part.reports.iter().map(|report| report.key.clone()).collect());
             tickets.push(part);
         }
         let sync = GateSync { site: self.setup.site, gate: self.setup.gate.clone(), nonce, seq: self.seq, tickets };
         self.figures.requests += 1;
-        self.requests.push_back(Request { nonce, sent, reported, confirmed: false });
+        self.requests.push_back(Request { nonce, sent, reported, wishes, confirmed: false });
         if self.requests.len() > REQUESTS_MAX {
             self.requests.pop_front();
         }
@@ -688,12 +695,12 @@ impl Gate {
                 if std::mem::replace(&mut request.confirmed, true) {
                     return;
                 }
-                let (sent, reported) = (request.sent, request.reported.clone());
+                let (sent, reported, wishes) = (request.sent, request.reported.clone(), request.wishes.clone());
                 self.figures.confirmed += 1;
                 self.figures.confirmed_at = self.figures.confirmed_at.max(Some(sent));
                 for ticket in tickets {
                     let id = ticket.ticket.clone();
-                    self.tell_service(&id, &ticket);
+                    self.tell_service(&ticket, wishes.get(&id).copied());
                     let reported = reported.get(&id).cloned().unwrap_or_default();
                     self.feed(&id, Event::Answered { sent, index, reported, answer: Box::new(ticket) }, None);
                 }
@@ -733,24 +740,20 @@ impl Gate {
     }
 
     /// Tells the active copy what is agreed about its standby, once it is in the log.
-    fn tell_service(&mut self, id: &Id, answer: &TicketAnswer) {
-        let Some(post) = self.posts.get_mut(id) else { return };
-        let (Some(url), Some(in_sync)) = (post.config.sync_url.clone(), answer.peer_in_sync) else { return };
-        let what = (in_sync, answer.epoch);
-        if answer.holder != Some(self.setup.site) || post.posted == Some(what) || post.posting {
-            return;
-        }
-        post.posting = true;
-        let (plain, inputs, ticket) = (self.plain.clone(), self.inputs.clone(), id.clone());
+    fn tell_service(&mut self, answer: &TicketAnswer, wish: Option<u64>) {
+        let Some(post) = self.posts.get_mut(&answer.ticket) else { return };
+        let Some(url) = post.config.sync_url.clone().filter(|_| !post.telling) else { return };
+        let Some(word) = service::word(self.setup.site, answer, wish, post.told) else { return };
+        post.telling = true;
+        let (plain, inputs, ticket) = (self.plain.clone(), self.inputs.clone(), answer.ticket.clone());
         tokio::spawn(async move {
-            let body = serde_json::json!({ "peer_in_sync": in_sync, "epoch": what.1 });
-            let response = plain.post(&url).json(&body).send().await;
+            let response = plain.post(&url).json(&word).send().await;
             let accepted = response.is_ok_and(|response| response.status().is_success());
             if !accepted {
                 tracing::debug!(%ticket, "the service did not take the state of its standby; it is told again");
             }
             // The loop is gone: the gate stops.
-            let _ = inputs.send(Input::Posted { ticket, what, accepted }).await;
+            let _ = inputs.send(Input::Told { ticket, word, accepted }).await;
         });
     }
 }

@@ -17,6 +17,7 @@ mod listener;
 pub mod machine;
 pub mod record;
 pub mod script;
+mod service;
 pub mod store;
 
 pub use clock::{boot_id, boot_ms};

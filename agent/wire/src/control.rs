@@ -72,6 +72,10 @@ pub struct ServiceFacts {
     /// On the active copy: it wants to go on without its standby, and acknowledges nothing until that is committed.
     #[serde(default)]
     pub wants_alone: bool,
+    /// Names this wish to go on alone, differently from every other wish of any copy; the word that grants it carries the
+    /// same number. 0: no wish.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub wish: u64,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -193,8 +197,8 @@ pub struct TicketAnswer {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub order: Option<StepOrder>,
     /// Latched: the standby has everything. `None`: unknown, which counts as not in sync. A copy may go on alone only on
-    /// a `Some(false)` that answers a request whose own facts said `wants_alone`: an older request in flight may still
-    /// have said "in sync", and only a later one overtakes it.
+    /// a `Some(false)` that answers a request whose own facts carried the wish it still has: an older request in flight
+    /// may have said "in sync", and only a later one overtakes it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub peer_in_sync: Option<bool>,
 }

@@ -102,6 +102,7 @@ mod tests {
             role: CopyRole::Standby,
             peer_in_sync: false,
             wants_alone: false,
+            wish: 0,
         };
         ticket.copies.insert(Site::B, CopyRecord { facts, gate: "g".parse().unwrap(), at: LogTime(0) });
         ticket

@@ -133,6 +133,7 @@ impl Hand {
                 role: if holds { CopyRole::Active } else { CopyRole::Standby },
                 peer_in_sync: self.in_sync,
                 wants_alone: !self.in_sync,
+                wish: 0,
             };
             let closed =
                 agreed.gate(site, &id(&format!("host-{site}"))).is_some_and(|g| g.seen == agreed.epoch && g.closed);

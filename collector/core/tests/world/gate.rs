@@ -182,6 +182,7 @@ impl Gate {
             role,
             peer_in_sync: self.in_sync && !self.wants_alone,
             wants_alone: self.wants_alone,
+            wish: 0,
         };
         let ticket = TicketSync {
             ticket: rx(),

@@ -12,7 +12,7 @@
 //! | `GET /health` | 200 `active`, or 503 `standby` |
 //! | `GET /copy` | 200 `ok ...` from an active copy and from a standby that follows one; for the checks of a site |
 //! | `GET /facts` | `ServiceFacts` for the gate |
-//! | `POST /sync` | from the gate: what the log has latched, `{"peer_in_sync":false,"epoch":"1.3"}`; 409 until it is taken |
+//! | `POST /sync` | from the gate: what the log has latched, `{"peer_in_sync":false,"epoch":"1.3","wish":77}`; 409: not taken |
 //! | `GET /` | a page of the service; 503 on a standby |
 //! | `POST /write` | text in, `{"position":7,"epoch":"1.3"}` once it is safe, else 503 |
 //! | `GET /entry?position=7` | one entry, on any copy |
@@ -52,9 +52,8 @@ const FOLLOWS_WITHIN: Duration = Duration::from_secs(4);
 const MAX_ENTRIES_PER_APPEND: usize = 512;
 /// Body limit of an append: so many entries of full length and their JSON.
 const MAX_APPEND_BYTES: usize = MAX_ENTRIES_PER_APPEND * (journal::MAX_ENTRY_BYTES * 2 + 128);
-/// The gate must have read `wants_alone` this often before its "not in sync" is believed: the first reading may cross
-/// with an older answer of the log, the second one cannot, for the gate asks one thing after the other.
-const READINGS_BEFORE_ALONE: u32 = 2;
+/// Numbers up to this are exact in every JSON reader.
+const MAX_WISH: u64 = (1 << 53) - 1;
 
 /// What the active copy may acknowledge on its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -77,18 +76,18 @@ struct Handshake {
     mode: Mode,
     /// The standby has all of the journal, and synchronous mode is on.
     peer_in_sync: bool,
-    wants_alone: bool,
-    readings_of_wish: u32,
+    /// The number of its wish to go on alone, while it has one. Random, so that no word to an earlier life grants it.
+    wish: Option<u64>,
 }
 
 impl Handshake {
     const fn new() -> Handshake {
-        Handshake { mode: Mode::Synchronous, peer_in_sync: false, wants_alone: false, readings_of_wish: 0 }
+        Handshake { mode: Mode::Synchronous, peer_in_sync: false, wish: None }
     }
 
     /// The peer confirmed everything there is: from now on nothing is acknowledged without it.
     fn peer_caught_up(&mut self) {
-        *self = Handshake { mode: Mode::Synchronous, peer_in_sync: true, wants_alone: false, readings_of_wish: 0 };
+        *self = Handshake { mode: Mode::Synchronous, peer_in_sync: true, wish: None };
     }
 
     /// The peer confirmed something, but has not all of it.
@@ -98,26 +97,18 @@ impl Handshake {
         }
     }
 
-    fn peer_away(&mut self) {
+    /// `number` becomes the wish's, if this begins one.
+    fn peer_away(&mut self, number: u64) {
         self.peer_in_sync = false;
-        if self.mode == Mode::Synchronous && !self.wants_alone {
-            self.wants_alone = true;
-            self.readings_of_wish = 0;
+        if self.mode == Mode::Synchronous {
+            self.wish.get_or_insert(number);
         }
     }
 
-    /// The gate reads the facts.
-    fn was_read(&mut self) {
-        if self.wants_alone {
-            self.readings_of_wish = self.readings_of_wish.saturating_add(1);
-        }
-    }
-
-    /// The gate says what the log has latched for our epoch.
-    fn latched(&mut self, peer_in_sync: bool) {
-        if !peer_in_sync && self.wants_alone && self.readings_of_wish >= READINGS_BEFORE_ALONE {
-            self.mode = Mode::Alone;
-            self.wants_alone = false;
+    /// The gate says that the log has latched "not in sync" in answer to the wish of this number.
+    fn granted(&mut self, wish: u64) {
+        if self.wish == Some(wish) {
+            *self = Handshake { mode: Mode::Alone, peer_in_sync: false, wish: None };
         }
     }
 }
@@ -237,8 +228,7 @@ impl Prescriptions {
     }
 
     fn facts(&self) -> ServiceFacts {
-        let mut copy = self.lock();
-        copy.handshake.was_read();
+        let copy = self.lock();
         ServiceFacts {
             lineage: copy.lineage.clone(),
             position: copy.journal.position(),
@@ -247,7 +237,8 @@ impl Prescriptions {
                 Role::Standby => CopyRole::Standby,
             },
             peer_in_sync: copy.handshake.peer_in_sync,
-            wants_alone: copy.handshake.wants_alone,
+            wants_alone: copy.handshake.wish.is_some(),
+            wish: copy.handshake.wish.unwrap_or(0),
         }
     }
 
@@ -330,7 +321,7 @@ impl Prescriptions {
     }
 
     fn peer_away(&self) {
-        self.lock().handshake.peer_away();
+        self.lock().handshake.peer_away(rand::random_range(1..=MAX_WISH));
     }
 
     fn superseded(&self, seen: Epoch, reason: &str) {
@@ -468,6 +459,8 @@ async fn page(State(service): State<Arc<Prescriptions>>) -> (StatusCode, String)
 struct Latched {
     peer_in_sync: bool,
     epoch: Epoch,
+    #[serde(default)]
+    wish: u64,
 }
 
 async fn sync(State(service): State<Arc<Prescriptions>>, Json(latched): Json<Latched>) -> StatusCode {
@@ -475,10 +468,12 @@ async fn sync(State(service): State<Arc<Prescriptions>>, Json(latched): Json<Lat
     if copy.role != Role::Active(latched.epoch) {
         return StatusCode::CONFLICT;
     }
-    copy.handshake.latched(latched.peer_in_sync);
+    if !latched.peer_in_sync {
+        copy.handshake.granted(latched.wish);
+    }
     let alone = copy.handshake.mode == Mode::Alone;
     service.tell(|safe| safe.alone = alone);
-    // Not taken: the gate says it again, until the wish was read or the log has latched something newer.
+    // Not taken: it grants a wish that this copy no longer has.
     if alone || latched.peer_in_sync { StatusCode::NO_CONTENT } else { StatusCode::CONFLICT }
 }
 
@@ -619,16 +614,17 @@ mod tests {
         };
         let client = reqwest::Client::new();
         wait_for("it asks", || active.facts().wants_alone).await;
-        let say = |counter: u64| {
+        let say = |counter: u64, wish: u64| {
             client
                 .post(format!("{url}/sync"))
-                .json(&serde_json::json!({"peer_in_sync": false, "epoch": epoch(counter)}))
+                .json(&serde_json::json!({"peer_in_sync": false, "epoch": epoch(counter), "wish": wish}))
                 .send()
         };
-        assert_eq!(say(2).await.unwrap().status().as_u16(), 409, "another epoch's word counts for nothing");
+        let wish = active.facts().wish;
+        assert_eq!(say(2, wish).await.unwrap().status().as_u16(), 409, "another epoch's word counts for nothing");
+        assert_eq!(say(3, wish ^ 1).await.unwrap().status().as_u16(), 409, "so does a word to another wish");
         assert!(!writing.is_finished());
-        active.facts();
-        assert_eq!(say(3).await.unwrap().status().as_u16(), 204);
+        assert_eq!(say(3, wish).await.unwrap().status().as_u16(), 204);
         assert_eq!(writing.await.unwrap(), StatusCode::OK);
         assert!(!active.facts().peer_in_sync);
         // The peer comes back and is caught up: nothing is acknowledged alone any more.
@@ -641,20 +637,18 @@ mod tests {
     }
 
     #[test]
-    fn an_older_not_in_sync_is_not_believed() {
+    fn a_word_to_an_earlier_wish_is_not_believed() {
         let mut handshake = Handshake::new();
+        handshake.peer_away(1);
+        handshake.peer_away(2);
+        assert_eq!(handshake.wish, Some(1), "one wish until it ends");
         handshake.peer_caught_up();
-        handshake.was_read();
-        handshake.peer_away();
-        handshake.latched(false);
-        assert_eq!(handshake.mode, Mode::Synchronous, "nobody can have seen the wish yet");
-        handshake.was_read();
-        handshake.latched(false);
+        handshake.granted(1);
+        assert_eq!(handshake.mode, Mode::Synchronous, "the wish is gone");
+        handshake.peer_away(3);
+        handshake.granted(1);
         assert_eq!(handshake.mode, Mode::Synchronous);
-        handshake.was_read();
-        handshake.latched(true);
-        assert_eq!(handshake.mode, Mode::Synchronous);
-        handshake.latched(false);
+        handshake.granted(3);
         assert_eq!(handshake.mode, Mode::Alone);
     }
 
