@@ -42,7 +42,7 @@ pub async fn run(listener: TcpListener, start: &Start) -> Result<(), ServiceErro
         role: CopyRole::Active,
         peer_in_sync: true,
         wants_alone: false,
-            wish: 0,
+        wish: 0,
     };
     let app = Router::new()
         .route("/", get(move || async move { format!("patient-portal at site {site}\n") }))
