@@ -15,7 +15,8 @@ fn main() -> io::Result<()> {
         println!("cargo::rerun-if-changed={}", vendor.path().display());
         for file in fs::read_dir(vendor.path())?.collect::<Result<Vec<_>, _>>()? {
             let path = file.path();
-            if path.extension().is_some_and(|e| e == "toml") {
+            let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+            if name.ends_with(".toml") && !name.ends_with(".evidence.toml") {
                 let model = path.file_stem().map(|s| s.to_string_lossy().into_owned()).unwrap_or_default();
                 println!("cargo::rerun-if-changed={}", path.display());
                 profiles.push((format!("{}/{model}", vendor.file_name().to_string_lossy()), path));

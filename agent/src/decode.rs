@@ -1,11 +1,14 @@
 //! Raw registers and SNMP values to readings. Pure.
 //!
-//! Knows: types, word orders, scale, offset, sentinels, ranges, enumerations. Refuses to know: where bytes came from.
+//! Knows: types, word orders, scale, offset, sentinels, ranges, enumerations. Refuses to know: where bytes came from,
+//! what other readings say about this one (that is [`crate::adjust`]).
 //! Invariants: the result is a finite number, a short text, or the reason why there is none; no input panics.
 
 use std::collections::BTreeMap;
 
 use bcp_wire::{BadReason, Value};
+
+use crate::adjust::Linear;
 
 /// Type of a value in registers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Deserialize)]
@@ -64,10 +67,18 @@ pub struct Decoder {
     pub kind: RegisterType,
     pub order: WordOrder,
     pub bit: Option<u8>,
+    /// SNMP: this character of a text, from 1, is the number.
+    pub char_at: Option<usize>,
+    /// SNMP: the number at the beginning of a text, as in `24.5 C`.
+    pub leading: bool,
     pub scale: Scale,
     pub sentinels: Vec<Sentinel>,
     pub range: Option<(f64, f64)>,
     pub words: Option<BTreeMap<i64, String>>,
+    /// Words of texts, in lower case.
+    pub texts: Option<BTreeMap<String, String>>,
+    /// Word of numbers and texts that are not listed.
+    pub other_word: Option<String>,
 }
 
 /// raw * times / by + offset. A scale of 1/k is kept as a division, which gives the nearest number.
@@ -95,6 +106,16 @@ impl Scale {
         }
     }
 
+    /// The same in another unit.
+    #[must_use]
+    pub fn then(self, unit: Linear) -> Scale {
+        let offset = unit.apply(self.offset);
+        let (times, by) = (self.times * unit.times, self.by * unit.by);
+        let whole = times / by;
+        // 0.1 kW are 100 W, not 1000 tenths.
+        if whole.fract() == 0.0 { Scale { times: whole, by: 1.0, offset } } else { Scale { times, by, offset } }
+    }
+
     fn apply(self, raw: f64) -> f64 {
         raw * self.times / self.by + self.offset
     }
@@ -105,9 +126,11 @@ impl Scale {
 }
 
 /// A raw value that means "no value".
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, PartialEq)]
 pub enum Sentinel {
     Number(f64),
+    /// A text, without blanks around it.
+    Text(String),
     /// The bits of the value, whatever its type.
     Bits(u64),
 }
@@ -136,7 +159,10 @@ impl Decoder {
             }
             Raw::Registers(registers) => self.finish(self.number(registers)?),
             Raw::Bit(bit) => self.finish(integer(i64::from(bit))),
-            Raw::Int(value) => self.finish(integer(value)),
+            Raw::Int(value) => match self.bit {
+                Some(bit) => self.finish(integer(value.checked_shr(u32::from(bit)).unwrap_or(0) & 1)),
+                None => self.finish(integer(value)),
+            },
             Raw::Counter(value) => self.finish(unsigned(value)),
             Raw::Bytes(bytes) => self.bytes(bytes),
         }
@@ -160,28 +186,50 @@ impl Decoder {
         Ok(Number { bits, ..number })
     }
 
-    /// Text of an SNMP octet string: a number where the point has a unit to scale or words, else the text itself.
+    /// An SNMP octet string: BITS, a character, a word, a number as text, or the text itself.
     fn bytes(&self, bytes: &[u8]) -> Result<Value, BadReason> {
+        if let Some(bit) = self.bit {
+            // BITS of RFC 2578, 7.1.4: bit 0 is the highest of the first octet; octets that are left out are zero.
+            let octet = bytes.get(usize::from(bit / 8)).copied().unwrap_or(0);
+            return self.finish(integer(i64::from(octet >> (7 - bit % 8) & 1)));
+        }
+        if self.kind == RegisterType::String && self.texts.is_none() && self.sentinels.is_empty() {
+            return text(bytes);
+        }
+        let whole = std::str::from_utf8(bytes).map_err(|_| BadReason::Decode)?;
+        let trimmed = whole.trim_matches(['\0', ' ', '\t', '\r', '\n']);
+        if self.sentinels.iter().any(|s| matches!(s, Sentinel::Text(none) if none == trimmed)) {
+            return Err(BadReason::Sentinel);
+        }
+        if let Some(texts) = &self.texts {
+            let word = texts.get(&trimmed.to_ascii_lowercase()).or(self.other_word.as_ref());
+            return word.map(|word| Value::Text(word.clone())).ok_or(BadReason::Decode);
+        }
         if self.kind == RegisterType::String {
             return text(bytes);
         }
-        let trimmed = std::str::from_utf8(bytes).map_err(|_| BadReason::Decode)?.trim_matches(['\0', ' ', '\t']);
-        let value: f64 = trimmed.parse().map_err(|_| BadReason::Decode)?;
-        self.finish(trimmed.parse::<i64>().map_or_else(|_| float(value), integer))
+        let digits = match self.char_at {
+            Some(at) => trimmed.get(at.saturating_sub(1)..at).ok_or(BadReason::Decode)?,
+            None if self.leading => leading_number(trimmed),
+            None => trimmed,
+        };
+        let value: f64 = digits.parse().map_err(|_| BadReason::Decode)?;
+        self.finish(digits.parse::<i64>().map_or_else(|_| float(value), integer))
     }
 
     fn finish(&self, number: Number) -> Result<Value, BadReason> {
-        let sentinel = |s: &Sentinel| match *s {
+        let sentinel = |s: &Sentinel| match s {
             #[allow(clippy::float_cmp)] // a sentinel is met exactly or not at all
-            Sentinel::Number(n) => number.value == n,
-            Sentinel::Bits(bits) => number.bits == bits,
+            Sentinel::Number(n) => number.value == *n,
+            Sentinel::Bits(bits) => number.bits == *bits,
+            Sentinel::Text(_) => false,
         };
         if number.value.is_nan() || self.sentinels.iter().any(sentinel) {
             return Err(BadReason::Sentinel);
         }
         if let Some(words) = &self.words {
-            let word = number.integer.and_then(|n| words.get(&n)).ok_or(BadReason::Decode)?;
-            return Ok(Value::Text(word.clone()));
+            let word = number.integer.and_then(|n| words.get(&n)).or(self.other_word.as_ref());
+            return word.map(|word| Value::Text(word.clone())).ok_or(BadReason::Decode);
         }
         let value = if self.scale.is_identity() { number.value } else { self.scale.apply(number.value) };
         if let Some((low, high)) = self.range
@@ -243,6 +291,18 @@ fn assemble(registers: &[u16], kind: RegisterType, order: WordOrder) -> Option<u
         WordOrder::Abcd | WordOrder::Badc => registers.iter().map(word).fold(0, join),
         WordOrder::Cdab | WordOrder::Dcba => registers.iter().rev().map(word).fold(0, join),
     })
+}
+
+/// The longest beginning that is a number: sign, digits, one point.
+fn leading_number(text: &str) -> &str {
+    let mut point = false;
+    let end = text.char_indices().find(|(at, c)| match c {
+        '-' | '+' => *at > 0,
+        '.' => std::mem::replace(&mut point, true),
+        _ => !c.is_ascii_digit(),
+    });
+    let number = end.map_or(text, |(at, _)| text.get(..at).unwrap_or(text));
+    number.strip_suffix('.').unwrap_or(number)
 }
 
 /// Text up to its first zero byte, without blanks around it.
@@ -350,6 +410,40 @@ mod tests {
         assert_eq!(value(Raw::Counter(u64::MAX)), Ok(1_844_674_407_370_955_200.0));
         assert_eq!(value(Raw::Bytes(b" 12.5 ")), Ok(1.25));
         assert_eq!(value(Raw::Bytes(b"12 V")), Err(BadReason::Decode));
+        let leading = Decoder { leading: true, sentinels: vec![Sentinel::Text("N/A".to_owned())], ..Decoder::default() };
+        let value = |text: &str| leading.decode(Raw::Bytes(text.as_bytes())).map(|v| v.as_num().unwrap());
+        assert_eq!(value("-24.5 C"), Ok(-24.5));
+        assert_eq!(value("35. C"), Ok(35.0));
+        assert_eq!(value("1.2.3"), Ok(1.2));
+        assert_eq!(value(" N/A "), Err(BadReason::Sentinel));
+        assert_eq!(value("C 5"), Err(BadReason::Decode));
+    }
+
+    #[test]
+    fn flags_in_octets_numbers_and_texts() {
+        let bit = |bit| Decoder { bit: Some(bit), ..Decoder::default() };
+        assert_eq!(bit(0).decode(Raw::Bytes(&[0x80])), Ok(Value::Num(1.0)));
+        assert_eq!(bit(9).decode(Raw::Bytes(&[0x80, 0x40])), Ok(Value::Num(1.0)));
+        assert_eq!(bit(9).decode(Raw::Bytes(&[0x80])), Ok(Value::Num(0.0)));
+        assert_eq!(bit(3).decode(Raw::Int(8)), Ok(Value::Num(1.0)));
+        assert_eq!(bit(2).decode(Raw::Int(8)), Ok(Value::Num(0.0)));
+        let third = Decoder { char_at: Some(3), ..Decoder::default() };
+        assert_eq!(third.decode(Raw::Bytes(b"0010")), Ok(Value::Num(1.0)));
+        assert_eq!(third.decode(Raw::Bytes(b"00")), Err(BadReason::Decode));
+        let mut words = Decoder { texts: Some(BTreeMap::from([("on line".to_owned(), "on".to_owned())])), ..third };
+        assert_eq!(words.decode(Raw::Bytes(b"On Line ")), Ok(Value::Text("on".to_owned())));
+        assert_eq!(words.decode(Raw::Bytes(b"?")), Err(BadReason::Decode));
+        words.other_word = Some("fault".to_owned());
+        assert_eq!(words.decode(Raw::Bytes(b"?")), Ok(Value::Text("fault".to_owned())));
+    }
+
+    #[test]
+    fn a_unit_joins_the_scale_cleanly() {
+        let scale = |scale, from, to| Scale::new(scale, 0.0).then(crate::adjust::conversion(from, to).unwrap());
+        assert_eq!(scale(0.1, "kW", "W").apply(339.0), 33_900.0);
+        assert_eq!(scale(0.1, "bar", "kPa").apply(37.0), 370.0);
+        assert_eq!(scale(1.0, "cs", "s").apply(174_000.0), 1_740.0);
+        assert!((scale(0.1, "degF", "Cel").apply(683.0) - 20.166_666).abs() < 1e-5);
     }
 
     proptest! {

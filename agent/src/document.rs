@@ -251,6 +251,11 @@ impl<'s, 'd> Section<'s, 'd> {
         self.document.push(at, &self.path_of(key), message.into(), help);
     }
 
+    /// Keys that this section may have, for suggestions, though only some are read.
+    pub fn knows(&mut self, keys: &[&'static str]) {
+        self.asked.extend(keys);
+    }
+
     fn take(&mut self, key: &'static str) -> Option<Spanned<DeValue<'d>>> {
         self.asked.push(key);
         self.values.get_mut(key).and_then(|entry| entry.value.take())
@@ -291,6 +296,16 @@ impl<'s, 'd> Section<'s, 'd> {
                 self.fault(key, format!("`{key}` is a table, not a {}", other.type_str()), None);
                 None
             }
+        }
+    }
+
+    /// One table, or a list of them.
+    pub fn one_or_more(&mut self, key: &'static str) -> Vec<Section<'s, 'd>> {
+        let one = self.values.get(key).and_then(|entry| entry.value.as_ref());
+        if one.is_some_and(|value| matches!(value.get_ref(), DeValue::Table(_))) {
+            self.section(key).into_iter().collect()
+        } else {
+            self.sections(key)
         }
     }
 

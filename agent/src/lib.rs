@@ -4,7 +4,7 @@
 //! |---|---|
 //! | [`cli`], [`run`] | the commands; how the running agent is joined and drained |
 //! | [`config`], [`document`], [`profile`] | the configuration and device profiles, with every fault and its place |
-//! | [`schedule`], [`plan`], [`decode`], [`derive`], [`oid`] | pure: what is due, what to ask, what bytes mean |
+//! | [`schedule`], [`plan`], [`decode`], [`adjust`], [`derive`], [`oid`] | pure: what is due, what to ask, what bytes mean |
 //! | [`source`] | I/O: Modbus, SNMP, this host, application checks |
 //! | [`outbound`] | what sources hand to the publisher |
 //! | [`publish`], [`spool`] | the MQTT session and the outbox on disk |
@@ -14,6 +14,7 @@
 //! Invariants: a bad reading is never told as a value; a device that does not answer delays no other; nothing is
 //! queued without a bound; no device is ever written to.
 
+pub mod adjust;
 pub mod cli;
 pub mod config;
 pub mod decode;

@@ -18,6 +18,13 @@ pub struct OidError {
 }
 
 impl Oid {
+    /// `None` where the numbers are no identifier.
+    #[must_use]
+    pub fn from_arcs(arcs: &[u32]) -> Option<Oid> {
+        let second_fits = matches!(arcs, [0 | 1, 0..=39, ..] | [2, ..]);
+        (second_fits && (2..=MAX_ARCS).contains(&arcs.len())).then(|| Oid(arcs.to_vec()))
+    }
+
     #[must_use]
     pub fn arcs(&self) -> &[u32] {
         &self.0
@@ -88,8 +95,7 @@ impl FromStr for Oid {
         let fault = || OidError { text: text.chars().take(64).collect() };
         let arcs: Result<Vec<u32>, _> = text.strip_prefix('.').unwrap_or(text).split('.').map(str::parse).collect();
         let arcs = arcs.map_err(|_| fault())?;
-        let second_fits = matches!(arcs.as_slice(), [0 | 1, 0..=39, ..] | [2, ..]);
-        if second_fits && (2..=MAX_ARCS).contains(&arcs.len()) { Ok(Oid(arcs)) } else { Err(fault()) }
+        Oid::from_arcs(&arcs).ok_or_else(fault)
     }
 }
 

@@ -3,13 +3,14 @@
 //! Knows: the order of points, derived ones and table rows; which optional ones were ever seen. Refuses to know: how
 //! anything was read.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bcp_wire::presence::PointMeta;
 use bcp_wire::{BadReason, DeviceMeta, PointName, WIRE_VERSION};
 
 use crate::config::DeviceConfig;
-use crate::derive::Reading;
+use crate::derive::{Inputs, Reading};
 use crate::outbound::Sample;
 
 /// A point as people and the collector see it.
@@ -27,6 +28,18 @@ pub struct Described {
     pub raw: Option<String>,
 }
 
+/// A point of a row of a table.
+#[derive(Debug, Clone)]
+pub struct TableRow {
+    pub name: PointName,
+    /// The name as the profile writes it.
+    pub pattern: String,
+    pub unit: &'static str,
+    pub source: String,
+    pub optional: bool,
+    pub publish: bool,
+}
+
 /// One device and its latest poll. Readings stand in the order: points of the profile, derived points, table rows.
 #[derive(Debug)]
 pub struct DeviceState {
@@ -35,6 +48,8 @@ pub struct DeviceState {
     described: Vec<Described>,
     readings: Vec<Reading>,
     offsets_ms: Vec<i64>,
+    /// Readings of each of the profile's row patterns that derived points read.
+    row_inputs: Vec<Vec<usize>>,
     meta_changed: bool,
 }
 
@@ -46,7 +61,7 @@ impl DeviceState {
             name: point.name.clone(),
             unit: point.unit,
             source: point.address.to_string(),
-            publish: point.publish,
+            publish: point.publish && point.fallback_of.is_none(),
             optional: point.optional,
             seen: false,
             raw: None,
@@ -69,6 +84,7 @@ impl DeviceState {
             described,
             readings: vec![None; count],
             offsets_ms: vec![0; count],
+            row_inputs: Vec::new(),
             meta_changed: false,
         }
     }
@@ -80,18 +96,27 @@ impl DeviceState {
     }
 
     /// Replaces the rows of tables.
-    pub fn set_rows(&mut self, rows: impl IntoIterator<Item = (PointName, &'static str, String, bool)>) {
+    pub fn set_rows(&mut self, rows: impl IntoIterator<Item = TableRow>) {
         let fixed = self.fixed();
+        let patterns = &self.config.profile.row_inputs;
+        self.row_inputs = vec![Vec::new(); patterns.len()];
         let before: Vec<PointName> = self.described.drain(fixed..).map(|row| row.name).collect();
-        self.described.extend(rows.into_iter().map(|(name, unit, source, optional)| Described {
-            name,
-            unit,
-            source,
-            publish: true,
-            optional,
-            seen: true,
-            raw: None,
-        }));
+        for (i, row) in rows.into_iter().enumerate() {
+            for (pattern, inputs) in patterns.iter().zip(&mut self.row_inputs) {
+                if *pattern == row.pattern {
+                    inputs.push(fixed + i);
+                }
+            }
+            self.described.push(Described {
+                name: row.name,
+                unit: row.unit,
+                source: row.source,
+                publish: row.publish,
+                optional: row.optional,
+                seen: true,
+                raw: None,
+                });
+        }
         self.meta_changed |= !self.described[fixed..].iter().map(|row| &row.name).eq(before.iter());
         self.readings.resize(self.described.len(), None);
         self.offsets_ms.resize(self.described.len(), 0);
@@ -133,9 +158,12 @@ impl DeviceState {
     pub fn finish(&mut self) -> Vec<Sample> {
         let profile = Arc::clone(&self.config.profile);
         let first = profile.points.len();
+        self.adjust();
+        self.fall_back();
         for (i, derived) in profile.derived.iter().enumerate() {
             let index = first + i;
-            let reading = derived.formula.evaluate(self.readings.get(..index).unwrap_or_default());
+            let inputs = Inputs { readings: &self.readings, rows: &self.row_inputs };
+            let reading = derived.formula.evaluate(inputs);
             self.set(index, reading, 0);
         }
         let mut samples = Vec::with_capacity(self.described.len());
@@ -150,6 +178,47 @@ impl DeviceState {
             }
         }
         samples
+    }
+
+    /// Gives numbers the scale, unit or words that other points tell.
+    fn adjust(&mut self) {
+        let profile = Arc::clone(&self.config.profile);
+        for (index, point) in profile.points.iter().enumerate().filter(|(_, point)| !point.adjust.is_idle()) {
+            let Some(Some(Ok(value))) = self.readings.get(index).cloned() else { continue };
+            let sibling = |at: &usize| self.readings.get(*at).cloned().flatten().unwrap_or(Err(BadReason::Exception));
+            match point.adjust.apply(value, sibling) {
+                Ok(value) => self.readings[index] = Some(Ok(value)),
+                Err(reason) => self.set_bad(index, reason),
+            }
+        }
+    }
+
+    /// Lets fallbacks stand in for points that have no value, or worse than theirs.
+    fn fall_back(&mut self) {
+        let profile = Arc::clone(&self.config.profile);
+        let mut origins: BTreeMap<usize, usize> = BTreeMap::new();
+        for (index, point) in profile.points.iter().enumerate() {
+            let Some(first) = point.fallback_of else { continue };
+            let origin = origins.entry(first).or_insert(first);
+            let stand_in = self.readings[index].take();
+            let better = match (&self.readings[first], &stand_in) {
+                (Some(Ok(_)), _) | (_, None) | (Some(Err(_)), Some(Err(_))) => false,
+                (_, Some(Ok(_))) | (None, Some(Err(_))) => true,
+            };
+            if better {
+                self.readings[first] = stand_in;
+                self.offsets_ms[first] = self.offsets_ms[index];
+                self.described[first].raw = self.described[index].raw.clone();
+                *origin = index;
+            }
+        }
+        for (first, origin) in origins {
+            let source = profile.points[origin].address.to_string();
+            if self.described[first].source != source {
+                self.described[first].source = source;
+                self.meta_changed = true;
+            }
+        }
     }
 
     /// What the device is, if that changed since it was last asked for.

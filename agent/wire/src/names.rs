@@ -3,6 +3,9 @@
 //! Power devices follow the Network UPS Tools naming (RFC 9271); cooling, gensets, transfer switches, meters and
 //! environment probes have namespaces of their own; hosts are `host.*`, application checks `check.*`, the agent's own
 //! figures `agent.*`. `{n}` stands for a number from 1, `{id}` for a label of `a-z 0-9 -`.
+//!
+//! Where one address answers for several members of a chain or several units, each has its points below
+//! `device.{id}.`, as Network UPS Tools does: `device.2.outlet.7.current`.
 
 use crate::PointName;
 
@@ -43,6 +46,7 @@ pub const DEVICE_KINDS: &[&str] = &[
     "rectifier",
     "service",
     "switch",
+    "inverter",
 ];
 
 const fn gauge(pattern: &'static str, unit: &'static str, help: &'static str) -> NameDef {
@@ -194,12 +198,207 @@ pub const NAMES: &[NameDef] = &[
     gauge("agent.lateness.p99", "ms", "p99 of how late polls started, last minute"),
     gauge("agent.device.{id}.rtt", "ms", "last round trip of a device"),
     state("agent.device.{id}.reachable", "yes, no"),
+    // More of power devices: RFC 9271 and the names of Network UPS Tools.
+    state("ups.mode", "how the device feeds its output: online, eco, line-interactive, bypass ..."),
+    gauge("battery.age", "a", "years since the battery was new"),
+    gauge("battery.capacity", "Ah", "rated capacity"),
+    gauge("battery.count", "1", "batteries"),
+    gauge("battery.voltage.nominal", "V", "rated voltage"),
+    state("battery.charger.status", "resting, charging, floating, discharging, off, fault"),
+    state("battery.replace", "no, yes"),
+    state("input.status", "state of the input in the device's words"),
+    state("input.transfer.reason", "why the input was last left"),
+    gauge("input.load", "%", "load of the inlet's rating"),
+    gauge("input.neutral.current", "A", "neutral current"),
+    gauge("input.residual.current", "A", "residual current"),
+    gauge("input.unbalance", "%", "unbalance of the phases"),
+    gauge("input.l{n}.power", "VA", "apparent power of a phase"),
+    gauge("input.l{n}.powerfactor", "1", "power factor of a phase"),
+    gauge("input.l{n}.load", "%", "load of a phase"),
+    counter("input.l{n}.energy", "Wh", "energy of a phase"),
+    gauge("input.l1-l2.voltage", "V", "phase to phase"),
+    gauge("input.l2-l3.voltage", "V", "phase to phase"),
+    gauge("input.l3-l1.voltage", "V", "phase to phase"),
+    state("input.alarm", "normal, or what is out of its limits"),
+    state("input.l{n}.alarm", "normal, or what is out of its limits"),
+    state("inverter.status", "on, off, fault"),
+    gauge("output.power", "VA", "apparent power"),
+    gauge("output.powerfactor", "1", "power factor"),
+    counter("output.energy", "Wh", "energy given"),
+    gauge("output.l{n}.power", "VA", "apparent power of a phase"),
+    gauge("output.l{n}.powerfactor", "1", "power factor of a phase"),
+    gauge("output.l{n}.frequency", "Hz", "frequency of a phase"),
+    gauge("output.l1-l2.voltage", "V", "phase to phase"),
+    gauge("output.l2-l3.voltage", "V", "phase to phase"),
+    gauge("output.l3-l1.voltage", "V", "phase to phase"),
+    gauge("bypass.current", "A", "current"),
+    gauge("bypass.l{n}.realpower", "W", "real power of a phase"),
+    gauge("bypass.l{n}.frequency", "Hz", "frequency of a phase"),
+    state("bypass.status", "active, inactive, fault"),
+    gauge("outlet.{n}.voltage", "V", "voltage of an outlet"),
+    gauge("outlet.{n}.frequency", "Hz", "frequency of an outlet"),
+    gauge("outlet.{n}.power", "VA", "apparent power of an outlet"),
+    gauge("outlet.{n}.powerfactor", "1", "power factor of an outlet"),
+    counter("outlet.{n}.energy", "Wh", "energy of an outlet"),
+    state("outlet.{n}.alarm", "normal, or what is out of its limits"),
+    gauge("outlet.group.{n}.current", "A", "current of a bank or branch"),
+    gauge("outlet.group.{n}.voltage", "V", "voltage of a bank or branch"),
+    gauge("outlet.group.{n}.frequency", "Hz", "frequency of a bank or branch"),
+    gauge("outlet.group.{n}.realpower", "W", "real power of a bank or branch"),
+    gauge("outlet.group.{n}.power", "VA", "apparent power of a bank or branch"),
+    gauge("outlet.group.{n}.powerfactor", "1", "power factor of a bank or branch"),
+    counter("outlet.group.{n}.energy", "Wh", "energy of a bank or branch"),
+    gauge("outlet.group.{n}.load", "%", "load of a bank or branch"),
+    state("outlet.group.{n}.status", "on, off"),
+    state("outlet.group.{n}.alarm", "normal, or what is out of its limits"),
+    state("breaker.{n}.state", "closed, open, or normal and what is wrong"),
+    gauge("breaker.{n}.current", "A", "current through a breaker"),
+    gauge("breaker.{n}.load", "%", "load of a breaker"),
+    state("ats.switch.state", "ok, fault"),
+    state("ats.sync", "in, out: phases of both sources"),
+    state("ats.input.{n}.state", "ok, fail: source a is 1, b is 2"),
+    gauge("ats.input.{n}.voltage", "V", "voltage of a source"),
+    gauge("ats.input.{n}.frequency", "Hz", "frequency of a source"),
+    gauge("dc.voltage", "V", "voltage of the DC bus"),
+    gauge("dc.current", "A", "current of the DC load"),
+    gauge("dc.realpower", "W", "power of the DC load"),
+    gauge("dc.{n}.voltage", "V", "voltage of a DC output"),
+    gauge("dc.{n}.current", "A", "current of a DC output"),
+    gauge("dc.{n}.realpower", "W", "power of a DC output"),
+    gauge("rectifier.count", "1", "rectifier modules"),
+    gauge("rectifier.voltage", "V", "output voltage of the rectifiers"),
+    gauge("rectifier.voltage.nominal", "V", "rated output voltage"),
+    gauge("rectifier.current", "A", "output current of all rectifiers"),
+    state("rectifier.state", "on, off, fault"),
+    gauge("rectifier.{n}.voltage", "V", "output voltage of a module"),
+    gauge("rectifier.{n}.current", "A", "output current of a module"),
+    state("rectifier.{n}.state", "on, off, fault"),
+    gauge("lvd.{n}.voltage", "V", "voltage at which a load is shed"),
+    gauge("psu.{n}.voltage", "V", "input voltage of a power supply"),
+    gauge("psu.{n}.current", "A", "input current of a power supply"),
+    gauge("psu.{n}.realpower", "W", "power of a power supply"),
+    state("psu.{n}.state", "ok, or what is wrong"),
+    // More of cooling.
+    state("unit.mode", "what the unit is doing or is told to do"),
+    state("unit.reason", "why the unit is in its state"),
+    gauge("unit.current", "A", "current the unit takes"),
+    gauge("unit.realpower", "W", "power the unit takes"),
+    gauge("unit.eer", "1", "heat removed to power taken"),
+    gauge("supply.air.flow", "m3/h", "air the unit moves"),
+    gauge("return.air.setpoint", "Cel", "wanted return air temperature"),
+    gauge("room.air.setpoint", "Cel", "wanted room temperature"),
+    gauge("room.air.humidity", "%", "relative humidity of the room"),
+    gauge("humidity.setpoint", "%", "wanted relative humidity"),
+    gauge("rack.inlet.temperature", "Cel", "warmest air at the racks' inlets"),
+    gauge("rack.{n}.inlet.temperature", "Cel", "air at a rack's inlet"),
+    gauge("cooling.demand", "%", "cooling that is asked for"),
+    gauge("cooling.demand.power", "W", "heat that is to be removed"),
+    gauge("freecooling.capacity", "%", "free cooling in use"),
+    gauge("freecooling.power", "W", "heat removed by free cooling"),
+    gauge("compressor.cooling.power", "W", "heat removed by compressors"),
+    gauge("humidifier.capacity", "%", "humidifier in use"),
+    gauge("dehumidifier.capacity", "%", "dehumidifier in use"),
+    gauge("fan.capacity", "%", "air flow in use"),
+    state("cooling.state", "off, on"),
+    state("freecooling.state", "off, on"),
+    state("fan.state", "off, on"),
+    state("humidifier.state", "off, on"),
+    state("dehumidifier.state", "off, on"),
+    state("heater.state", "off, on"),
+    gauge("fan.{n}.rpm", "/min", "fan speed in turns"),
+    gauge("condenser.fan.speed", "%", "speed of the condenser's fans"),
+    gauge("condenser.{n}.pressure", "kPa", "condensation pressure of a circuit"),
+    gauge("evaporator.{n}.pressure", "kPa", "suction pressure of a circuit"),
+    gauge("compressor.{n}.speed", "%", "compressor speed"),
+    gauge("compressor.{n}.runtime", "s", "run time of a compressor"),
+    gauge("pump.{n}.speed", "%", "pump speed"),
+    gauge("filter.{n}.pressure-drop", "kPa", "pressure lost in a filter"),
+    gauge("water.supply.pressure", "kPa", "pressure of water going out"),
+    gauge("water.return.pressure", "kPa", "pressure of water coming back"),
+    gauge("water.supply.setpoint", "Cel", "wanted temperature of water going out"),
+    gauge("water.{n}.supply.temperature", "Cel", "water of a circuit going to the load"),
+    gauge("water.{n}.return.temperature", "Cel", "water of a circuit coming back"),
+    gauge("server.{n}.supply.temperature", "Cel", "air to a row of server inlets"),
+    gauge("server.{n}.return.temperature", "Cel", "air from a row of servers"),
+    // More of the environment. `{id}` is the label of a probe.
+    gauge("ambient.{n}.dewpoint", "Cel", "dew point of a probe"),
+    state("ambient.{n}.state", "normal, or what is out of its limits"),
+    gauge("probe.{id}.temperature", "Cel", "temperature of a labelled probe"),
+    gauge("probe.{id}.humidity", "%", "relative humidity of a labelled probe"),
+    gauge("probe.{id}.dewpoint", "Cel", "dew point of a labelled probe"),
+    gauge("probe.{id}.pressure", "kPa", "pressure of a labelled probe"),
+    gauge("probe.{id}.voltage", "V", "voltage of a labelled probe"),
+    gauge("probe.{id}.current", "A", "current of a labelled probe"),
+    gauge("probe.{id}.realpower", "W", "power of a labelled probe"),
+    gauge("probe.{id}.energy", "Wh", "energy of a labelled probe"),
+    gauge("probe.{id}.frequency", "Hz", "frequency of a labelled probe"),
+    gauge("probe.{id}.flow", "m3/h", "flow of a labelled probe"),
+    gauge("probe.{id}.speed", "/min", "turns of a labelled fan"),
+    gauge("probe.{id}.share", "%", "share of a labelled probe"),
+    gauge("probe.{id}.level", "1", "number of a labelled probe that has no unit"),
+    state("probe.{id}.state", "state of a labelled probe"),
+    state("door.{n}.state", "closed, open"),
+    state("smoke.{n}.state", "clear, smoke"),
+    state("relay.{n}.state", "closed, open"),
+    // More of meters.
+    gauge("meter.voltage", "V", "mean of the phases to neutral"),
+    gauge("meter.current", "A", "current of all phases, or of the only one"),
+    gauge("meter.neutral.current", "A", "neutral current"),
+    gauge("meter.l1-l2.voltage", "V", "phase to phase"),
+    gauge("meter.l2-l3.voltage", "V", "phase to phase"),
+    gauge("meter.l3-l1.voltage", "V", "phase to phase"),
+    gauge("meter.l{n}.power", "VA", "apparent power of a phase"),
+    gauge("meter.l{n}.reactivepower", "var", "reactive power of a phase"),
+    gauge("meter.l{n}.voltage.thd", "%", "harmonic distortion of a phase's voltage"),
+    gauge("meter.l{n}.current.thd", "%", "harmonic distortion of a phase's current"),
+    counter("meter.l{n}.energy.import", "Wh", "energy taken by a phase"),
+    counter("meter.l{n}.energy.export", "Wh", "energy given back by a phase"),
+    counter("meter.energy.reactive.import", "varh", "reactive energy taken"),
+    counter("meter.energy.reactive.export", "varh", "reactive energy given back"),
+    // More of gensets.
+    gauge("genset.oil.temperature", "Cel", "oil"),
+    gauge("genset.charger.voltage", "V", "charge alternator"),
+    gauge("genset.earth.current", "A", "earth current"),
+    gauge("genset.power", "VA", "apparent power given"),
+    gauge("genset.powerfactor", "1", "power factor"),
+    counter("genset.energy", "Wh", "energy given"),
+    counter("genset.starts", "1", "starts"),
+    gauge("genset.l{n}.realpower", "W", "real power of a phase"),
+    gauge("genset.l1-l2.voltage", "V", "phase to phase"),
+    gauge("genset.l2-l3.voltage", "V", "phase to phase"),
+    gauge("genset.l3-l1.voltage", "V", "phase to phase"),
+    state("genset.alarm", "none, warning, alarm"),
+    gauge("mains.frequency", "Hz", "frequency of the mains"),
+    gauge("mains.l{n}.voltage", "V", "mains, phase to neutral"),
+    state("mains.state", "present, absent"),
+    // Inverters.
+    gauge("inverter.realpower", "W", "AC power given"),
+    gauge("inverter.power", "VA", "apparent power given"),
+    gauge("inverter.reactivepower", "var", "reactive power given"),
+    gauge("inverter.powerfactor", "1", "power factor"),
+    gauge("inverter.frequency", "Hz", "frequency"),
+    gauge("inverter.temperature", "Cel", "temperature inside"),
+    gauge("inverter.l{n}.voltage", "V", "phase to neutral"),
+    gauge("inverter.l{n}.current", "A", "current of a phase"),
+    gauge("inverter.dc.voltage", "V", "voltage of the DC side"),
+    gauge("inverter.dc.current", "A", "current of the DC side"),
+    gauge("inverter.dc.realpower", "W", "power of the DC side"),
+    counter("inverter.energy", "Wh", "energy given"),
+    state("inverter.state", "off, sleeping, starting, running, throttled, stopping, fault, standby"),
 ];
 
 /// The definition a point name falls under, if the contract has one.
 #[must_use]
 pub fn lookup(name: &PointName) -> Option<&'static NameDef> {
-    NAMES.iter().find(|def| matches(def.pattern, name.as_str()))
+    let own = own_name(name.as_str());
+    NAMES.iter().find(|def| matches(def.pattern, own))
+}
+
+/// A name without the `device.{id}.` before it: the member of a chain, or a unit behind a gateway.
+#[must_use]
+pub fn own_name(name: &str) -> &str {
+    let member = name.strip_prefix("device.").and_then(|rest| rest.split_once('.'));
+    member.filter(|(id, own)| !id.is_empty() && !own.starts_with("device.")).map_or(name, |(_, own)| own)
 }
 
 /// True where `name` has the form of `pattern`.
@@ -266,6 +465,10 @@ mod tests {
         assert_eq!(found("input.l0.voltage"), None);
         assert_eq!(found("host.fs.root.used"), Some("host.fs.{id}.used"));
         assert_eq!(found("fan.1"), None);
+        assert_eq!(found("device.2.outlet.7.current"), Some("outlet.{n}.current"));
+        assert_eq!(found("device.1-4.supply.air.temperature"), Some("supply.air.temperature"));
+        assert_eq!(found("device.1.device.2.ups.load"), None);
+        assert_eq!(found("device.ups.load"), None);
         assert_eq!(nearest("batery.charge"), Some("battery.charge"));
         assert_eq!(nearest("zzzzzzzzzzzzzzzz"), None);
     }

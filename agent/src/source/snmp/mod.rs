@@ -30,6 +30,7 @@ use bcp_wire::{BadReason, Value};
 use snmp2::snmp;
 use tokio::net::UdpSocket;
 
+use crate::adjust::Adjust;
 use crate::config::{DeviceConfig, SnmpLink};
 use crate::decode::{Decoder, Raw, RegisterType};
 use crate::oid::Oid;
@@ -37,12 +38,12 @@ use crate::plan::chunks;
 use crate::profile::{Address, Protocol};
 use crate::schedule::Outcome;
 use crate::source::Polled;
-use crate::source::device::DeviceState;
+use crate::source::device::{DeviceState, TableRow};
 
-use message::{Got, Message, REQUEST_IDS, shown};
+use message::{Got, Message, REQUEST_IDS, label, shown};
 pub use session::ReadError;
 use session::Session;
-use table::Row;
+use table::{Row, Walks, rows};
 
 /// Tables are looked at again this often, and single refusals doubted.
 const REDISCOVER_AFTER: Duration = Duration::from_secs(3_600);
@@ -60,10 +61,12 @@ pub struct SnmpDevice {
     next_id: u32,
     max_oids: usize,
     vars: Vec<Var>,
-    /// Readings: which variable, times which other one.
+    /// Readings: which variable, and which others say its scale, unit or words.
     targets: Vec<Target>,
     requests: Vec<Request>,
     discovered: Option<Instant>,
+    /// Columns seen while the tables are being looked at.
+    walks: Walks,
     row_vanished: bool,
     watched: bool,
     answers: Vec<Option<Got>>,
@@ -82,7 +85,8 @@ struct Var {
 struct Target {
     reading: usize,
     var: usize,
-    times: Option<usize>,
+    /// Siblings by their variable.
+    adjust: Adjust<usize>,
     decoder: Decoder,
 }
 
@@ -110,6 +114,7 @@ impl SnmpDevice {
             targets: Vec::new(),
             requests: Vec::new(),
             discovered: None,
+            walks: Walks::default(),
             row_vanished: false,
             watched: false,
             answers: Vec::new(),
@@ -141,14 +146,15 @@ impl SnmpDevice {
         for (reading, point) in config.profile.points.iter().enumerate() {
             if let Address::Oid(oid) = &point.address {
                 let var = self.var(oid.clone());
-                self.targets.push(Target { reading, var, times: None, decoder: point.decoder.clone() });
+                let adjust = Adjust::default();
+                self.targets.push(Target { reading, var, adjust, decoder: point.decoder.clone() });
             }
         }
         let first = self.state.fixed();
         for (i, row) in rows.iter().enumerate() {
             let var = self.var(row.oid.clone());
-            let times = row.times.clone().map(|oid| self.var(oid));
-            self.targets.push(Target { reading: first + i, var, times, decoder: row.decoder.clone() });
+            let adjust = row.adjust.map(|oid| self.var(oid.clone()));
+            self.targets.push(Target { reading: first + i, var, adjust, decoder: row.decoder.clone() });
         }
         self.build_requests();
     }
@@ -184,10 +190,11 @@ impl SnmpDevice {
         let (mut trouble, mut outcome) = (None, Outcome::Answered);
         if self.discovered.is_none() || stale {
             match self.discover(start, budget).await {
-                Ok(()) => {
+                Ok(true) => {
                     self.discovered = Some(Instant::now());
                     self.row_vanished = false;
                 }
+                Ok(false) => tracing::debug!(device = %self.state.config.id, "its tables are still being walked"),
                 Err(error) => (trouble, outcome) = (Some(chain(&error)), outcome_of(&error)),
             }
         }
@@ -213,6 +220,7 @@ impl SnmpDevice {
         if outcome != Outcome::Answered {
             // It may come back as another device: look at its tables and firmware again then.
             self.discovered = None;
+            self.walks = Walks::default();
         }
         Polled {
             outcome,
@@ -312,13 +320,6 @@ impl SnmpDevice {
     }
 
     fn decode(&mut self, offsets: &[i64], reason: BadReason) {
-        let number = |got: &Option<Got>| match got {
-            #[allow(clippy::cast_precision_loss)] // as everywhere: numbers are doubles
-            Some(Got::Int(n)) => Some(*n as f64),
-            #[allow(clippy::cast_precision_loss)]
-            Some(Got::Counter(n)) => Some(*n as f64),
-            _ => None,
-        };
         let first_row = self.state.fixed();
         for target in &self.targets {
             let (answer, offset) = (&self.answers[target.var], offsets[target.var]);
@@ -338,13 +339,16 @@ impl SnmpDevice {
                 Some(Got::Int(n)) => target.decoder.decode(Raw::Int(*n)),
                 Some(Got::Counter(n)) => target.decoder.decode(Raw::Counter(*n)),
                 Some(Got::Bytes(bytes)) => target.decoder.decode(Raw::Bytes(bytes)),
+                Some(Got::Oid(oid)) if target.decoder.texts.is_some() => {
+                    target.decoder.decode(Raw::Bytes(oid.to_string().as_bytes()))
+                }
                 Some(Got::Oid(oid)) => Value::text(&oid.to_string()).ok_or(BadReason::Decode),
             };
-            let reading = match (target.times, reading) {
-                (Some(times), Ok(Value::Num(value))) => number(&self.answers[times])
-                    .ok_or(BadReason::Decode)
-                    .and_then(|factor| Value::num(value * factor).ok_or(BadReason::Range)),
-                (_, reading) => reading,
+            let reading = match reading {
+                Ok(value) if !target.adjust.is_idle() => {
+                    target.adjust.apply(value, |var| sibling(self.answers[*var].as_ref()))
+                }
+                reading => reading,
             };
             match reading {
                 Ok(value) => self.state.set(target.reading, Some(Ok(value)), offset),
@@ -353,10 +357,17 @@ impl SnmpDevice {
         }
     }
 
-    /// Reads the firmware's name, and finds the rows of every table.
-    async fn discover(&mut self, start: Instant, budget: Duration) -> Result<(), ReadError> {
+    /// True while there are tables whose rows are not known yet.
+    #[must_use]
+    pub fn is_discovering(&self) -> bool {
+        self.discovered.is_none() && self.walks.seen() > 0
+    }
+
+    /// Reads the firmware's name, and finds the rows of every table. False where the time was not enough: walking
+    /// takes about half of it, and goes on in the next poll.
+    async fn discover(&mut self, start: Instant, budget: Duration) -> Result<bool, ReadError> {
         let config = Arc::clone(&self.state.config);
-        let Some(deadline) = start.checked_add(budget) else { return Ok(()) };
+        let Some(deadline) = start.checked_add(budget) else { return Ok(true) };
         let mut session = Session { link: &self.link, socket: &mut self.socket, next_id: &mut self.next_id };
         if let Some(Address::Oid(oid)) = config.profile.fingerprint.as_ref().map(|f| &f.address) {
             match session.get_few(std::slice::from_ref(oid), deadline).await {
@@ -373,16 +384,47 @@ impl SnmpDevice {
                 Err(error) => return Err(error),
             }
         }
-        if config.profile.tables.is_empty() {
-            return Ok(());
+        let tables = &config.profile.tables;
+        if tables.is_empty() {
+            return Ok(true);
         }
-        let mut rows = Vec::new();
-        for table in &config.profile.tables {
-            rows.extend(session.rows(table, deadline).await?);
+        let before = self.walks.seen();
+        match session.walk_tables(tables, &mut self.walks, start + budget / 2, deadline).await {
+            Ok(true) => {}
+            Ok(false) => return Ok(false),
+            // Cut short by its own share of the time, not by silence.
+            Err(ReadError::Timeout { .. }) if self.walks.seen() > before && Instant::now() >= deadline => {
+                return Ok(false);
+            }
+            Err(error) => return Err(error),
         }
-        self.state.set_rows(rows.iter().map(|row| (row.name.clone(), row.unit, row.oid.to_string(), row.optional)));
+        let rows = rows(tables, &std::mem::take(&mut self.walks));
+        self.state.set_rows(rows.iter().map(|row| TableRow {
+            name: row.name.clone(),
+            pattern: row.pattern.clone(),
+            unit: row.unit,
+            source: row.oid.to_string(),
+            optional: row.optional,
+            publish: row.publish,
+        }));
         self.set_targets(&rows);
-        Ok(())
+        Ok(true)
+    }
+}
+
+/// What a sibling says, as a number where it is one.
+fn sibling(answer: Option<&Got>) -> Result<Value, BadReason> {
+    match answer {
+        None | Some(Got::Missing) => Err(BadReason::Exception),
+        Some(Got::Other) => Err(BadReason::Decode),
+        Some(told) => {
+            let text = label(told);
+            let value = match text.parse::<f64>() {
+                Ok(number) => Value::num(number),
+                Err(_) => Value::text(&text),
+            };
+            value.ok_or(BadReason::Decode)
+        }
     }
 }
 
