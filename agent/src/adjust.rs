@@ -180,11 +180,7 @@ impl<R> Adjust<R> {
 
     /// # Errors
     /// Why there is no value: the sibling's reason, or what it says is not understood.
-    pub fn apply(
-        &self,
-        value: Value,
-        sibling: impl Fn(&R) -> Result<Value, BadReason>,
-    ) -> Result<Value, BadReason> {
+    pub fn apply(&self, value: Value, sibling: impl Fn(&R) -> Result<Value, BadReason>) -> Result<Value, BadReason> {
         let Value::Num(mut number) = value else { return Ok(value) };
         if let Some(at) = &self.words {
             let text = sibling(at)?;
@@ -273,10 +269,8 @@ mod tests {
 
     #[test]
     fn a_unit_that_the_device_tells_is_followed_and_an_unknown_one_is_no_value() {
-        let units = BTreeMap::from([
-            ("1".to_owned(), Linear::IDENTITY),
-            ("2".to_owned(), conversion("degF", "Cel").unwrap()),
-        ]);
+        let units =
+            BTreeMap::from([("1".to_owned(), Linear::IDENTITY), ("2".to_owned(), conversion("degF", "Cel").unwrap())]);
         let adjust = Adjust { units: Some(((), units)), range: Some((0.0, 60.0)), ..Adjust::default() };
         let read = |value: f64, told: f64| adjust.apply(Value::Num(value), |()| Ok(Value::Num(told)));
         assert_eq!(read(25.0, 1.0), Ok(Value::Num(25.0)));

@@ -410,7 +410,8 @@ mod tests {
         assert_eq!(value(Raw::Counter(u64::MAX)), Ok(1_844_674_407_370_955_200.0));
         assert_eq!(value(Raw::Bytes(b" 12.5 ")), Ok(1.25));
         assert_eq!(value(Raw::Bytes(b"12 V")), Err(BadReason::Decode));
-        let leading = Decoder { leading: true, sentinels: vec![Sentinel::Text("N/A".to_owned())], ..Decoder::default() };
+        let leading =
+            Decoder { leading: true, sentinels: vec![Sentinel::Text("N/A".to_owned())], ..Decoder::default() };
         let value = |text: &str| leading.decode(Raw::Bytes(text.as_bytes())).map(|v| v.as_num().unwrap());
         assert_eq!(value("-24.5 C"), Ok(-24.5));
         assert_eq!(value("35. C"), Ok(35.0));

@@ -92,12 +92,7 @@ fn device(profile: &str, recording: &str, address: &str, timeout: Duration) -> S
     // The files as they are, so that a changed profile needs no new build.
     let files = Path::new(env!("CARGO_MANIFEST_DIR")).join("../firmware-configs");
     let profile = profile::load(profile, Some(&files)).unwrap_or_else(|error| panic!("{profile}: {error:?}"));
-    let link = SnmpLink {
-        address: address.to_owned(),
-        community: recording.to_owned(),
-        timeout,
-        retries: 2,
-    };
+    let link = SnmpLink { address: address.to_owned(), community: recording.to_owned(), timeout, retries: 2 };
     let config = DeviceConfig {
         id: "recorded".parse().unwrap(),
         kind: profile.kind.clone(),
@@ -133,8 +128,7 @@ async fn read(profile: &str, recording: &str, address: &str) -> BTreeMap<String,
     let mut found: BTreeMap<String, Vec<Ours>> = BTreeMap::new();
     // Points that only feed derived ones are compared as well.
     for (described, reading) in device.state.rows() {
-        let ours =
-            Ours { name: described.name.to_string(), reading: reading.clone(), raw: described.raw.clone() };
+        let ours = Ours { name: described.name.to_string(), reading: reading.clone(), raw: described.raw.clone() };
         found.entry(described.source.clone()).or_default().push(ours);
     }
     found
@@ -254,7 +248,10 @@ async fn recorded_devices_read_as_another_tool_reads_them() {
     let show = std::env::var("BCP_RECORDINGS_SHOW").is_ok_and(|value| value == "1");
     let mut total = Tally::default();
     let (mut differing, mut missing) = (Vec::new(), Vec::new());
-    println!("{:<24}{:<34}{:>8}{:>8}{:>8}{:>8}{:>8}", "recording", "profile", "sensors", "found", "equal", "missing", "differ");
+    println!(
+        "{:<24}{:<34}{:>8}{:>8}{:>8}{:>8}{:>8}",
+        "recording", "profile", "sensors", "found", "equal", "missing", "differ"
+    );
     for (recording, profiles) in CLAIMS {
         if only.as_deref().is_some_and(|only| !recording.contains(only)) {
             continue;
@@ -290,7 +287,11 @@ async fn recorded_devices_read_as_another_tool_reads_them() {
             } else {
                 differing.push(format!(
                     "{recording} {} {} ({}) = {}; ours: {}",
-                    truth.class, truth.oid, truth.descr, truth.value, differences.join(", ")
+                    truth.class,
+                    truth.oid,
+                    truth.descr,
+                    truth.value,
+                    differences.join(", ")
                 ));
             }
         }
@@ -309,7 +310,12 @@ async fn recorded_devices_read_as_another_tool_reads_them() {
     }
     println!(
         "{:<58}{:>8}{:>8}{:>8}{:>8}{:>8}",
-        "all", total.sensors, total.found, total.equal, total.sensors - total.found, total.found - total.equal
+        "all",
+        total.sensors,
+        total.found,
+        total.equal,
+        total.sensors - total.found,
+        total.found - total.equal
     );
     for row in &differing {
         println!("differs: {row}");

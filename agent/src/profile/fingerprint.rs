@@ -54,11 +54,14 @@ impl Version {
         let starts = text.char_indices().filter(|(at, c)| {
             c.is_ascii_digit() && !text[..*at].ends_with(|before: char| before.is_ascii_digit() || before == '.')
         });
-        starts.map(|(at, _)| &text[at..]).find(|rest| {
-            rest.trim_start_matches(|c: char| c.is_ascii_digit()).strip_prefix('.').is_some_and(|after| {
-                after.starts_with(|c: char| c.is_ascii_digit())
+        starts
+            .map(|(at, _)| &text[at..])
+            .find(|rest| {
+                rest.trim_start_matches(|c: char| c.is_ascii_digit())
+                    .strip_prefix('.')
+                    .is_some_and(|after| after.starts_with(|c: char| c.is_ascii_digit()))
             })
-        }).and_then(Version::parse)
+            .and_then(Version::parse)
     }
 }
 

@@ -117,7 +117,8 @@ impl Reader {
                 section.fault("fallback", format!("`{name}` is no point above this one"), None);
                 return;
             }
-            let named = if fallback { self.name_of(section, &name, publish) } else { self.name(section, &name, publish) };
+            let named =
+                if fallback { self.name_of(section, &name, publish) } else { self.name(section, &name, publish) };
             let Some((name, unit)) = named else { return };
             let mut decoder = decoding.in_unit(section, unit);
             let mut adjust = siblings.units_of(section, unit).map(|place| self.sibling(section, place, &fill));

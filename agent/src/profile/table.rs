@@ -210,7 +210,11 @@ impl Reader {
             Some(text) => oid_of(&section, "walk", &text),
             None if label.is_some() => label.clone(),
             None => {
-                section.fault("", "a table has a `walk`, a `label` or both: columns of which it has one value per row", None);
+                section.fault(
+                    "",
+                    "a table has a `walk`, a `label` or both: columns of which it has one value per row",
+                    None,
+                );
                 None
             }
         };
@@ -294,7 +298,11 @@ fn conditions(section: &mut Section<'_, '_>) -> Vec<Condition> {
             (None, Some(index)) if index > 0 => Some(Some(Subject::Index(index))),
             (None, None) => Some(None),
             _ => {
-                entry.fault("", "a condition is on a `column`, on a part of the `index` (from 1), or on the label", None);
+                entry.fault(
+                    "",
+                    "a condition is on a `column`, on a part of the `index` (from 1), or on the label",
+                    None,
+                );
                 None
             }
         };

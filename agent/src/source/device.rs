@@ -115,7 +115,7 @@ impl DeviceState {
                 optional: row.optional,
                 seen: true,
                 raw: None,
-                });
+            });
         }
         self.meta_changed |= !self.described[fixed..].iter().map(|row| &row.name).eq(before.iter());
         self.readings.resize(self.described.len(), None);
