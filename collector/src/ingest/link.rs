@@ -28,6 +28,8 @@ const MAX_PACKET_BYTES: u32 = MAX_PAYLOAD_BYTES as u32 + 16 * 1024;
 pub const KEEP_ALIVE_S: u16 = 2;
 /// Unacknowledged payloads a broker may have under way to us.
 const RECEIVE_MAXIMUM: u16 = 2_000;
+/// Acknowledgements written at once; the default is one write, and one turn of the broker, for each.
+const REQUESTS_AT_ONCE: usize = 256;
 /// Room for every acknowledgement under way, and for watermarks.
 const REQUESTS: usize = 3 * RECEIVE_MAXIMUM as usize;
 /// A broker keeps what we miss for this long; after it the agents' spools and the watermark do.
@@ -111,6 +113,7 @@ pub fn build(mqtt: &Mqtt, own: Site, broker: &str, session: Session) -> Result<(
     };
     options
         .set_receive_maximum(Some(RECEIVE_MAXIMUM))
+        .set_max_request_batch(REQUESTS_AT_ONCE)
         .set_keep_alive(KEEP_ALIVE_S)
         .set_connect_timeout(CONNECT_LIMIT)
         .set_incoming_packet_size_limit(IncomingPacketSizeLimit::Bytes(MAX_PACKET_BYTES));
