@@ -5,6 +5,7 @@
 //! and never more memory than the caller's bound.
 
 use bcp_wire::{BadReason, Quality};
+use pco::wrapped::{FileCompressor, FileDecompressor};
 use pco::{ChunkConfig, DeltaSpec, ModeSpec};
 
 /// Most samples of one chunk; decoding allocates at most this many.
@@ -68,11 +69,14 @@ pub fn number_or_quality(v: f64) -> Result<f64, Quality> {
 }
 
 const TIMES_REGULAR: u8 = 0;
+/// Form 1 of times and values, with pco's own file header, is no longer written.
 const TIMES_PCO: u8 = 1;
+const TIMES_BARE: u8 = 2;
 const VALUES_CONSTANT: u8 = 0;
 const VALUES_PCO: u8 = 1;
+const VALUES_BARE: u8 = 2;
 
-fn put_varint(out: &mut Vec<u8>, mut n: u64) {
+pub(super) fn put_varint(out: &mut Vec<u8>, mut n: u64) {
     while n >= 0x80 {
         out.push((n as u8) | 0x80);
         n >>= 7;
@@ -80,7 +84,7 @@ fn put_varint(out: &mut Vec<u8>, mut n: u64) {
     out.push(n as u8);
 }
 
-fn take_varint(bytes: &mut &[u8]) -> Result<u64, CodecError> {
+pub(super) fn take_varint(bytes: &mut &[u8]) -> Result<u64, CodecError> {
     let mut n = 0u64;
     for shift in (0..64).step_by(7) {
         let (first, rest) = bytes.split_first().ok_or(CodecError::Short)?;
@@ -93,7 +97,7 @@ fn take_varint(bytes: &mut &[u8]) -> Result<u64, CodecError> {
     Err(CodecError::Form)
 }
 
-fn take<'a>(bytes: &mut &'a [u8], n: usize) -> Result<&'a [u8], CodecError> {
+pub(super) fn take<'a>(bytes: &mut &'a [u8], n: usize) -> Result<&'a [u8], CodecError> {
     let (head, rest) = bytes.split_at_checked(n).ok_or(CodecError::Short)?;
     *bytes = rest;
     Ok(head)
@@ -106,6 +110,34 @@ fn take_byte(bytes: &mut &[u8]) -> Result<u8, CodecError> {
 fn unpco<T: pco::data_types::Number + Default + Clone>(bytes: &[u8], n: usize) -> Result<Vec<T>, CodecError> {
     let mut out = vec![T::default(); n];
     let progress = pco::standalone::simple_decompress_into(bytes, &mut out).map_err(|_| CodecError::Pco)?;
+    if progress.n_processed == n { Ok(out) } else { Err(CodecError::Short) }
+}
+
+/// Packs without the header of a file of its own: what it says is known here.
+fn put_bare<T: pco::data_types::Number>(
+    out: &mut Vec<u8>,
+    numbers: &[T],
+    config: &ChunkConfig,
+) -> Result<(), CodecError> {
+    let file = FileCompressor::default();
+    let mut put = || {
+        file.write_header(&mut *out)?;
+        let mut chunk = file.chunk_compressor(numbers, config)?;
+        chunk.write_meta(&mut *out)?;
+        chunk.write_page(0, &mut *out)?;
+        Ok::<(), pco::errors::PcoError>(())
+    };
+    put().map_err(|_| CodecError::Pco)
+}
+
+fn take_bare<T: pco::data_types::Number + Default + Clone>(bytes: &[u8], n: usize) -> Result<Vec<T>, CodecError> {
+    let mut out = vec![T::default(); n];
+    let mut take = || {
+        let (file, rest) = FileDecompressor::new(bytes)?;
+        let (mut chunk, rest) = file.chunk_decompressor::<T, _>(rest)?;
+        chunk.page_decompressor(rest, n)?.read(&mut out)
+    };
+    let progress = take().map_err(|_| CodecError::Pco)?;
     if progress.n_processed == n { Ok(out) } else { Err(CodecError::Short) }
 }
 
@@ -136,10 +168,11 @@ fn put_times(out: &mut Vec<u8>, samples: &[Sample]) -> Result<(), CodecError> {
         put_varint(out, step.cast_unsigned());
         return Ok(());
     }
-    out.push(TIMES_PCO);
+    out.push(TIMES_BARE);
     let first = samples[0].t;
     let offsets: Vec<i64> = samples.iter().map(|sample| sample.t.wrapping_sub(first)).collect();
-    let packed = pco::standalone::simple_compress(&offsets, &times_config()).map_err(|_| CodecError::Pco)?;
+    let mut packed = Vec::with_capacity(samples.len());
+    put_bare(&mut packed, &offsets, &times_config())?;
     put_varint(out, packed.len() as u64);
     out.extend_from_slice(&packed);
     Ok(())
@@ -161,10 +194,9 @@ pub fn pack_chunk(samples: &[Sample]) -> Result<Vec<u8>, CodecError> {
         out.push(VALUES_CONSTANT);
         out.extend_from_slice(&bits.to_le_bytes());
     } else {
-        out.push(VALUES_PCO);
+        out.push(VALUES_BARE);
         let values: Vec<f64> = samples.iter().map(|sample| sample.v).collect();
-        let packed = pco::standalone::simple_compress(&values, &lasting_values()).map_err(|_| CodecError::Pco)?;
-        out.extend_from_slice(&packed);
+        put_bare(&mut out, &values, &lasting_values())?;
     }
     Ok(out)
 }
@@ -184,9 +216,10 @@ pub fn unpack_chunk(first: i64, bytes: &[u8], out: &mut Vec<Sample>) -> Result<(
             let step = take_varint(&mut bytes)?.cast_signed();
             (0..n as i64).map(|k| step.wrapping_mul(k)).collect()
         }
-        TIMES_PCO => {
+        form @ (TIMES_PCO | TIMES_BARE) => {
             let len = usize::try_from(take_varint(&mut bytes)?).map_err(|_| CodecError::Short)?;
-            unpco(take(&mut bytes, len)?, n)?
+            let packed = take(&mut bytes, len)?;
+            if form == TIMES_BARE { take_bare(packed, n)? } else { unpco(packed, n)? }
         }
         _ => return Err(CodecError::Form),
     };
@@ -197,8 +230,8 @@ pub fn unpack_chunk(first: i64, bytes: &[u8], out: &mut Vec<Sample>) -> Result<(
             let v = f64::from_bits(u64::from_le_bytes(raw));
             out.extend(times.into_iter().map(|offset| sample((offset, v))));
         }
-        VALUES_PCO => {
-            let values: Vec<f64> = unpco(bytes, n)?;
+        form @ (VALUES_PCO | VALUES_BARE) => {
+            let values: Vec<f64> = if form == VALUES_BARE { take_bare(bytes, n)? } else { unpco(bytes, n)? };
             out.extend(times.into_iter().zip(values).map(sample));
         }
         _ => return Err(CodecError::Form),

@@ -1,10 +1,12 @@
 //! The history database: series, texts, chunks, runs, rollups, marks and events, in one SQLite file.
 //!
 //! Samples come from a sealed head. A series with enough of them gets a chunk at once; the others share a *run*: one row
-//! per page of 128 neighbouring series, cheap to write. Runs of a page are folded into chunks once they hold enough.
+//! per page of 128 neighbouring series, cheap to write. Runs of a page are folded once they hold enough: a series with
+//! enough samples gets a chunk, the others lie on the page's *shelf* until the next folding.
 //! The row id of a run is `page << 32 | run`, so all that is known of a page lies together.
 //!
-//! Invariants: a sample is in exactly one of journal, run, chunk after each transaction; what cannot be decoded is
+//! Invariants: a sample is in exactly one of journal, run, shelf, chunk after each transaction; rollups hold the samples
+//! of chunks and no others; what cannot be decoded is
 //! counted and left out of answers, and never stops the store.
 
 use std::path::Path;
@@ -13,9 +15,15 @@ use bcp_wire::Id;
 use bcp_wire::presence::AgentRef;
 use rusqlite::{Connection, OpenFlags, OptionalExtension, Transaction, params};
 
-use super::codec::{self, MAX_CHUNK_SAMPLES, PAGE_SERIES, Sample, order};
+mod fold;
+mod read;
+
+pub use read::{merge, open_reader, read_events, read_loose, read_rollups, read_samples, roll_up};
+
+use super::codec::{self, PAGE_SERIES};
 use super::head::{Head, SeriesId};
 use super::marks::{AgentMarks, Marks};
+use fold::{count_run, write_chunks};
 
 /// A chunk is written once it would hold this many samples: below it, per-chunk cost shows in bytes per sample.
 pub const CHUNK_SAMPLES: usize = 512;
@@ -29,7 +37,9 @@ CREATE TABLE IF NOT EXISTS setting(key TEXT PRIMARY KEY, value INTEGER NOT NULL)
 CREATE TABLE IF NOT EXISTS series(id INTEGER PRIMARY KEY, device TEXT NOT NULL, point TEXT NOT NULL, text INTEGER NOT NULL);
 CREATE TABLE IF NOT EXISTS text(id INTEGER PRIMARY KEY, text TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS chunk(id INTEGER PRIMARY KEY, series INTEGER NOT NULL, t0 INTEGER NOT NULL, t1 INTEGER NOT NULL, data BLOB NOT NULL);
-CREATE INDEX IF NOT EXISTS chunk_series ON chunk(series, t0);
+DROP INDEX IF EXISTS chunk_series;
+CREATE INDEX IF NOT EXISTS chunk_span ON chunk(series, t0, t1);
+CREATE TABLE IF NOT EXISTS shelf(page INTEGER PRIMARY KEY, t1 INTEGER NOT NULL, data BLOB NOT NULL);
 CREATE TABLE IF NOT EXISTS run(id INTEGER PRIMARY KEY, n INTEGER NOT NULL, data BLOB NOT NULL);
 CREATE INDEX IF NOT EXISTS run_n ON run(n);
 CREATE TABLE IF NOT EXISTS rollup(series INTEGER NOT NULL, hour INTEGER NOT NULL, n INTEGER NOT NULL, sum REAL NOT NULL, min REAL NOT NULL, max REAL NOT NULL,
@@ -92,6 +102,8 @@ pub struct Writer {
     /// By page: runs and samples in them.
     runs: Vec<(u32, u64)>,
     next_run: u32,
+    /// The series whose rollups are looked at next.
+    rollups_seen: i64,
     /// Rows that could not be decoded.
     pub damaged: u64,
 }
@@ -124,14 +136,6 @@ fn open(path: &Path, flags: OpenFlags) -> Result<Connection, HistoryError> {
     Ok(db)
 }
 
-/// A connection for queries.
-///
-/// # Errors
-/// The file is not there or not readable.
-pub fn open_reader(path: &Path) -> Result<Connection, HistoryError> {
-    open(path, OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX)
-}
-
 impl Writer {
     /// Opens or creates the file and reads what the store keeps in memory.
     ///
@@ -147,7 +151,7 @@ impl Writer {
         )
         .map_err(fault)?;
         db.execute_batch(SCHEMA).map_err(fault)?;
-        let mut writer = Writer { db, runs: Vec::new(), next_run: 1, damaged: 0 };
+        let mut writer = Writer { db, runs: Vec::new(), next_run: 1, rollups_seen: 0, damaged: 0 };
         let form = writer.setting("form")?;
         match form {
             None => writer.set("form", FORM)?,
@@ -254,69 +258,6 @@ impl Writer {
         Ok(())
     }
 
-    /// Number of pages whose runs are due.
-    #[must_use]
-    pub fn due(&self) -> usize {
-        self.runs.iter().filter(|run| is_due(run)).count()
-    }
-
-    /// Folds the runs of up to `pages` due pages into chunks. Returns how many it folded.
-    ///
-    /// # Errors
-    /// The disk refuses; each page is folded wholly or not at all.
-    pub fn fold(&mut self, pages: usize) -> Result<usize, HistoryError> {
-        let due: Vec<usize> =
-            self.runs.iter().enumerate().filter(|(_, run)| is_due(run)).map(|(page, _)| page).take(pages).collect();
-        self.fold_pages(&due)?;
-        Ok(due.len())
-    }
-
-    /// Folds everything, due or not: at the end of a measurement, or before a copy is handed over.
-    ///
-    /// # Errors
-    /// As [`Writer::fold`].
-    pub fn fold_all(&mut self) -> Result<(), HistoryError> {
-        let all: Vec<usize> = self.runs.iter().enumerate().filter(|(_, run)| run.0 > 0).map(|(page, _)| page).collect();
-        for part in all.chunks(64) {
-            self.fold_pages(part)?;
-        }
-        Ok(())
-    }
-
-    fn fold_pages(&mut self, pages: &[usize]) -> Result<(), HistoryError> {
-        if pages.is_empty() {
-            return Ok(());
-        }
-        let tx = self.db.transaction().map_err(writing)?;
-        for page in pages {
-            self.damaged += fold_page(&tx, *page).map_err(writing)?;
-        }
-        tx.commit().map_err(writing)?;
-        for page in pages {
-            self.runs[*page] = (0, 0);
-        }
-        Ok(())
-    }
-
-    /// Drops chunks and events that ended before `cutoff`, at most `limit` rows; returns how many went.
-    ///
-    /// # Errors
-    /// The disk refuses.
-    pub fn expire(&mut self, cutoff: i64, limit: usize) -> Result<usize, HistoryError> {
-        // Row ids grow with time, so the oldest chunks are the first rows; backlog of an outage waits for its turn.
-        let gone = self
-            .db
-            .prepare_cached("DELETE FROM chunk WHERE id IN (SELECT id FROM chunk ORDER BY id LIMIT ?1) AND t1 < ?2")
-            .and_then(|mut delete| delete.execute(params![limit, cutoff]))
-            .map_err(writing)?;
-        let events = self
-            .db
-            .prepare_cached("DELETE FROM event WHERE id IN (SELECT id FROM event ORDER BY id LIMIT ?1) AND t < ?2")
-            .and_then(|mut delete| delete.execute(params![limit, cutoff]))
-            .map_err(writing)?;
-        Ok(gone + events)
-    }
-
     /// Gives freed pages back to the file system, a bounded number at a time.
     ///
     /// # Errors
@@ -333,18 +274,6 @@ impl Writer {
         let ask = |pragma: &str| self.db.query_row(pragma, [], |row| row.get::<_, u64>(0)).map_err(reading);
         Ok((ask("PRAGMA page_count")? - ask("PRAGMA freelist_count")?) * ask("PRAGMA page_size")?)
     }
-}
-
-fn is_due(run: &(u32, u64)) -> bool {
-    run.0 >= MAX_RUNS_PER_PAGE || run.1 >= (PAGE_SERIES * CHUNK_SAMPLES) as u64
-}
-
-fn count_run(runs: &mut Vec<(u32, u64)>, page: usize, n: u64) {
-    if page >= runs.len() {
-        runs.resize(page + 1, (0, 0));
-    }
-    runs[page].0 += 1;
-    runs[page].1 += n;
 }
 
 fn write_definitions(tx: &Transaction<'_>, sealing: &Sealing) -> rusqlite::Result<()> {
@@ -375,167 +304,3 @@ fn write_definitions(tx: &Transaction<'_>, sealing: &Sealing) -> rusqlite::Resul
     Ok(())
 }
 
-/// Writes ordered samples as chunks with their rollups; returns how many chunks could not be packed.
-fn write_chunks(tx: &Transaction<'_>, series: SeriesId, samples: &[Sample]) -> rusqlite::Result<u64> {
-    let mut damaged = 0;
-    for part in samples.chunks(MAX_CHUNK_SAMPLES) {
-        let (Some(first), Some(last)) = (part.first(), part.last()) else { continue };
-        let Ok(data) = codec::pack_chunk(part) else {
-            damaged += 1;
-            continue;
-        };
-        tx.prepare_cached("INSERT INTO chunk(series, t0, t1, data) VALUES(?1, ?2, ?3, ?4)")?
-            .execute(params![series.0, first.t, last.t, data])?;
-        for rollup in roll_up(part) {
-            tx.prepare_cached(
-                "INSERT INTO rollup(series, hour, n, sum, min, max) VALUES(?1, ?2, ?3, ?4, ?5, ?6)
-                 ON CONFLICT(series, hour) DO UPDATE SET n = n + excluded.n, sum = sum + excluded.sum,
-                   min = min(min, excluded.min), max = max(max, excluded.max)",
-            )?
-            .execute(params![
-                series.0,
-                rollup.t / ROLLUP_MS,
-                rollup.n,
-                rollup.sum,
-                rollup.min,
-                rollup.max
-            ])?;
-        }
-    }
-    Ok(damaged)
-}
-
-fn fold_page(tx: &Transaction<'_>, page: usize) -> rusqlite::Result<u64> {
-    let low = (page as i64) << 32;
-    let high = low + 0xFFFF_FFFF;
-    let mut damaged = 0;
-    let mut gathered: Vec<Vec<Sample>> = vec![Vec::new(); PAGE_SERIES];
-    {
-        let mut query = tx.prepare_cached("SELECT data FROM run WHERE id BETWEEN ?1 AND ?2 ORDER BY id")?;
-        let mut rows = query.query(params![low, high])?;
-        while let Some(row) = rows.next()? {
-            let Ok((counts, samples)) = codec::unpack_page(row.get_ref(0)?.as_blob()?) else {
-                damaged += 1;
-                continue;
-            };
-            let mut rest = samples.as_slice();
-            for (slot, count) in counts.into_iter().enumerate() {
-                let Some((own, more)) = rest.split_at_checked(count as usize) else { break };
-                gathered[slot].extend_from_slice(own);
-                rest = more;
-            }
-        }
-    }
-    for (slot, samples) in gathered.iter_mut().enumerate() {
-        let Ok(series) = u32::try_from(page * PAGE_SERIES + slot) else { continue };
-        if samples.is_empty() {
-            continue;
-        }
-        order(samples);
-        damaged += write_chunks(tx, SeriesId(series), samples)?;
-    }
-    tx.prepare_cached("DELETE FROM run WHERE id BETWEEN ?1 AND ?2")?.execute(params![low, high])?;
-    Ok(damaged)
-}
-
-/// Hourly figures of ordered samples; what is no number is left out.
-#[must_use]
-pub fn roll_up(samples: &[Sample]) -> Vec<Rollup> {
-    let mut out: Vec<Rollup> = Vec::new();
-    for sample in samples {
-        if sample.v.is_nan() {
-            continue;
-        }
-        let hour = sample.t.div_euclid(ROLLUP_MS) * ROLLUP_MS;
-        match out.last_mut() {
-            Some(last) if last.t == hour => {
-                last.n += 1;
-                last.sum += sample.v;
-                last.min = last.min.min(sample.v);
-                last.max = last.max.max(sample.v);
-            }
-            _ => out.push(Rollup { t: hour, n: 1, sum: sample.v, min: sample.v, max: sample.v }),
-        }
-    }
-    out
-}
-
-/// Samples of one series with `from <= t <= to` from chunks and runs, in no order. Returns rows that were damaged.
-///
-/// # Errors
-/// Unreadable.
-pub fn read_samples(
-    db: &Connection,
-    series: SeriesId,
-    from: i64,
-    to: i64,
-    out: &mut Vec<Sample>,
-) -> Result<u64, HistoryError> {
-    let mut damaged = 0;
-    let tx = db.unchecked_transaction().map_err(reading)?;
-    let mut query = tx
-        .prepare_cached("SELECT t0, data FROM chunk WHERE series=?1 AND t0 <= ?2 AND t1 >= ?3 ORDER BY t0")
-        .map_err(reading)?;
-    let mut rows = query.query(params![series.0, to, from]).map_err(reading)?;
-    while let Some(row) = rows.next().map_err(reading)? {
-        let t0 = row.get(0).map_err(reading)?;
-        let fits = row.get_ref(1).map_err(reading)?.as_blob().map(|data| codec::unpack_chunk(t0, data, out));
-        damaged += u64::from(!matches!(fits, Ok(Ok(()))));
-    }
-    let page = series.0 as usize / PAGE_SERIES;
-    let slot = series.0 as usize % PAGE_SERIES;
-    let low = (page as i64) << 32;
-    let mut query =
-        tx.prepare_cached("SELECT data FROM run WHERE id BETWEEN ?1 AND ?2 ORDER BY id").map_err(reading)?;
-    let mut rows = query.query(params![low, low + 0xFFFF_FFFF]).map_err(reading)?;
-    while let Some(row) = rows.next().map_err(reading)? {
-        let Ok(Ok((counts, samples))) = row.get_ref(0).map_err(reading)?.as_blob().map(codec::unpack_page) else {
-            damaged += 1;
-            continue;
-        };
-        let skip: usize = counts.iter().take(slot).map(|n| *n as usize).sum();
-        let own = counts.get(slot).map_or(0, |n| *n as usize);
-        out.extend(samples.into_iter().skip(skip).take(own));
-    }
-    out.retain(|sample| (from..=to).contains(&sample.t));
-    Ok(damaged)
-}
-
-/// Hours of one series.
-///
-/// # Errors
-/// Unreadable.
-pub fn read_rollups(db: &Connection, series: SeriesId, from: i64, to: i64) -> Result<Vec<Rollup>, HistoryError> {
-    let mut query = db
-        .prepare_cached(
-            "SELECT hour, n, sum, min, max FROM rollup WHERE series=?1 AND hour BETWEEN ?2 AND ?3 ORDER BY hour",
-        )
-        .map_err(reading)?;
-    let rows = query
-        .query_map(params![series.0, from.div_euclid(ROLLUP_MS), to.div_euclid(ROLLUP_MS)], |row| {
-            Ok(Rollup {
-                t: row.get::<_, i64>(0)? * ROLLUP_MS,
-                n: row.get(1)?,
-                sum: row.get(2)?,
-                min: row.get(3)?,
-                max: row.get(4)?,
-            })
-        })
-        .map_err(reading)?;
-    rows.collect::<Result<_, _>>().map_err(reading)
-}
-
-/// Newest events of a device that are in the database, newest first.
-///
-/// # Errors
-/// Unreadable.
-pub fn read_events(db: &Connection, device: &Id, limit: usize) -> Result<Vec<StoredEvent>, HistoryError> {
-    let mut query =
-        db.prepare_cached("SELECT json FROM event WHERE device=?1 ORDER BY t DESC LIMIT ?2").map_err(reading)?;
-    let rows = query.query_map(params![device.as_str(), limit], |row| row.get::<_, String>(0)).map_err(reading)?;
-    let mut out = Vec::new();
-    for row in rows {
-        out.extend(serde_json::from_str(&row.map_err(reading)?).ok());
-    }
-    Ok(out)
-}

@@ -16,6 +16,7 @@ mod index;
 pub mod journal;
 pub mod ledger;
 pub mod marks;
+mod shelf;
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -422,11 +423,26 @@ impl Store {
         let (Some(series), _) = lock(&self.shared.index).find(device.as_str(), point.as_str()) else {
             return Ok(Vec::new());
         };
-        let mut out = history::read_rollups(&self.reader(), series, from, to)?;
-        // Chunks are in the rollups; runs and memory hold less than a few hours and are added as they are.
-        let last = out.last().map_or(from, |rollup| rollup.t + history::ROLLUP_MS);
-        out.extend(history::roll_up(&self.samples(series, last.max(from), to)?));
-        Ok(out)
+        // Chunks are in the rollups; what is on a shelf, in a run or in memory is added as it is.
+        let mut newest = Vec::new();
+        let hot = lock(&self.shared.hot);
+        let sealing = hot.sealing.clone();
+        hot.head.samples_of(series, &mut newest);
+        drop(hot);
+        let mut loose = Vec::new();
+        let stored = {
+            let db = self.reader();
+            let snapshot = db.unchecked_transaction().map_err(|source| HistoryError::Read { source })?;
+            history::read_loose(&snapshot, series, &mut loose)?;
+            history::read_rollups(&snapshot, series, from, to)?
+        };
+        if let Some(sealing) = sealing {
+            sealing.head.samples_of(series, &mut loose);
+        }
+        loose.append(&mut newest);
+        loose.retain(|sample| (from..=to).contains(&sample.t));
+        codec::order(&mut loose);
+        Ok(history::merge(stored, history::roll_up(&loose)))
     }
 
     /// Newest events of a device, newest first.
