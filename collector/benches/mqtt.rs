@@ -2,7 +2,8 @@
 //!
 //! `cargo bench -p bcp-collector --bench mqtt -- [devices] [batches per device] [sessions]` (default 4000, 50 and 8).
 //! Broker, serve and publishers are processes of this machine and share its cores. Each batch has 25 points; each
-//! publisher is one agent with one session. A run ends when every sample is committed.
+//! publisher is one agent with one session and, as an agent does, goes no further than a bounded number of payloads
+//! beyond the watermark. A run ends when every sample is committed.
 #![allow(clippy::unwrap_used)]
 
 #[path = "../tests/site/mod.rs"]
@@ -11,10 +12,13 @@ mod site;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use rumqttc::{AsyncClient, Event, MqttOptions, Packet, PublishOptions};
+use bcp_wire::Watermark;
+use rumqttc::{AsyncClient, Event, MqttOptions, Packet, PublishOptions, QoS};
 use site::{Running, SiteDir, wait_for};
 
 const POINTS: usize = 25;
+/// Payloads of one agent beyond its watermark; all sessions together stay below what a broker keeps for a subscriber.
+const WINDOW: u64 = 3_000;
 const START_MS: i64 = 1_790_000_000_000;
 const READY: Duration = Duration::from_secs(20);
 /// No sample more for so long: the run is stuck.
@@ -34,17 +38,20 @@ fn payload(seq: u64, round: usize, device: usize) -> String {
 /// One agent: its devices' batches, oldest first, as fast as the broker takes them.
 async fn publish(port: u16, agent: usize, devices: usize, rounds: usize) {
     let mut options = MqttOptions::new(format!("bench-{agent}"), ("127.0.0.1", port));
-    options.set_keep_alive(30).set_max_request_batch(64);
+    options.set_keep_alive(30).set_max_request_batch(64).set_outgoing_inflight_upper_limit(200);
     let mut network = options.network_options();
     network.set_tcp_nodelay(true);
     options.set_network_options(network);
     let (client, mut events) = AsyncClient::builder(options).capacity(256).build();
-    let total = devices * rounds;
-    let acknowledged = tokio::spawn(async move {
-        let mut acknowledged = 0;
-        while acknowledged < total {
+    client.subscribe(format!("bcp/v1/a/bench-{agent}/ack/a"), QoS::AtLeastOnce).await.unwrap();
+    let (committed_out, mut committed) = tokio::sync::watch::channel(0u64);
+    let polling = tokio::spawn(async move {
+        loop {
             match events.poll().await {
-                Ok(Event::Incoming(Packet::PubAck(_))) => acknowledged += 1,
+                Ok(Event::Incoming(Packet::Publish(mark))) => {
+                    let mark = Watermark::from_json(&mark.payload).unwrap();
+                    committed_out.send_replace(mark.marks.first().map_or(0, |mark| mark.through));
+                }
                 Ok(_) => {}
                 Err(error) => panic!("a publisher lost its session: {error}"),
             }
@@ -54,12 +61,14 @@ async fn publish(port: u16, agent: usize, devices: usize, rounds: usize) {
     for round in 0..rounds {
         for device in 0..devices {
             seq += 1;
+            let _ = committed.wait_for(|through| through + WINDOW >= seq).await.unwrap();
             let topic = format!("bcp/v1/a/bench-{agent}/data/dev-{agent}-{device}");
             let body = payload(seq, round, device);
             client.publish(topic, body, PublishOptions::at_least_once()).await.unwrap();
         }
     }
-    acknowledged.await.unwrap();
+    let _ = committed.wait_for(|through| *through == seq).await.unwrap();
+    polling.abort();
 }
 
 struct Load {

@@ -51,8 +51,7 @@ async fn ten_thousand_random_payloads_are_counted_and_change_nothing() -> Result
     let (before, _) = wait_for("the ingest counters", 10 * SECOND, refused).await?;
 
     let mut options = MqttOptions::new("hostile", ("127.0.0.1", fleet.port(Site::A, 3)));
-    options.set_keep_alive(30);
-    // Without it the embedded broker acknowledges a few hundred publishes a second.
+    options.set_keep_alive(30).set_max_request_batch(64).set_outgoing_inflight_upper_limit(100);
     let mut network = options.network_options();
     network.set_tcp_nodelay(true);
     options.set_network_options(network);

@@ -28,6 +28,9 @@ const MAX_PACKET_BYTES: u32 = MAX_PAYLOAD_BYTES as u32 + 16 * 1024;
 pub const KEEP_ALIVE_S: u16 = 2;
 /// Unacknowledged payloads a broker may have under way to us.
 const RECEIVE_MAXIMUM: u16 = 2_000;
+/// Unacknowledged messages of ours: watermarks. The client looks through a table of this size at every write, so its
+/// default of 65,535 costs more than all the rest.
+const WATERMARKS_UNDER_WAY: u16 = 256;
 /// Acknowledgements written at once; the default is one write, and one turn of the broker, for each.
 const REQUESTS_AT_ONCE: usize = 256;
 /// Room for every acknowledgement under way, and for watermarks.
@@ -102,12 +105,13 @@ pub fn build(mqtt: &Mqtt, own: Site, broker: &str, session: Session) -> Result<(
                 .set_session_expiry_interval(Some(SESSION_EXPIRY_S))
                 // Nothing is published here: there is no in-flight state of ours to reconcile.
                 .set_broker_session_resume_policy(BrokerSessionResumePolicy::AllowBrokerOnly)
+                .set_outgoing_inflight_upper_limit(1)
                 .set_ack_mode(AckMode::Manual);
             options
         }
         Session::Retained => {
             let mut options = MqttOptions::new(format!("collector-{own}-state"), (host, port));
-            options.set_clean_start(true);
+            options.set_clean_start(true).set_outgoing_inflight_upper_limit(WATERMARKS_UNDER_WAY);
             options
         }
     };
