@@ -303,4 +303,3 @@ fn write_definitions(tx: &Transaction<'_>, sealing: &Sealing) -> rusqlite::Resul
     }
     Ok(())
 }
-

@@ -147,10 +147,8 @@ pub(super) fn write_chunks(tx: &Transaction<'_>, series: SeriesId, samples: &[Sa
 fn gather(tx: &Transaction<'_>, page: usize, damaged: &mut u64) -> rusqlite::Result<Vec<Vec<Sample>>> {
     let (low, high) = run_ids(page);
     let mut gathered: Vec<Vec<Sample>> = vec![Vec::new(); PAGE_SERIES];
-    let shelf: Option<Vec<u8>> = tx
-        .prepare_cached("SELECT data FROM shelf WHERE page=?1")?
-        .query_row([page], |row| row.get(0))
-        .optional()?;
+    let shelf: Option<Vec<u8>> =
+        tx.prepare_cached("SELECT data FROM shelf WHERE page=?1")?.query_row([page], |row| row.get(0)).optional()?;
     if let Some(data) = shelf {
         *damaged += shelf::unpack(&data, &mut gathered).unwrap_or(1);
     }

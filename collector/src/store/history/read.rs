@@ -6,7 +6,7 @@ use std::path::Path;
 use rusqlite::{Connection, OpenFlags, OptionalExtension, params};
 
 use super::fold::run_ids;
-use super::{HistoryError, open, ROLLUP_MS, Rollup, StoredEvent, reading};
+use super::{HistoryError, ROLLUP_MS, Rollup, StoredEvent, open, reading};
 use crate::store::codec::{self, PAGE_SERIES, Sample};
 use crate::store::head::SeriesId;
 use crate::store::shelf;
