@@ -79,6 +79,18 @@ pub enum Mode {
     Auto,
 }
 
+impl Mode {
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Mode::Off => "off",
+            Mode::Observe => "observe",
+            Mode::Confirm => "confirm",
+            Mode::Auto => "auto",
+        }
+    }
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "rpo", rename_all = "snake_case")]
 pub enum Rpo {

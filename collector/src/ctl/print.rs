@@ -4,6 +4,7 @@ use std::io::IsTerminal;
 
 use bcp_core::alarms::{AlarmView, Priority};
 use bcp_core::failover::{Explanation, TicketView};
+use bcp_core::policy::TicketKind;
 use bcp_core::replica::CommandResult;
 use bcp_core::status::{IncidentPhase, ServiceStatus, State as Services};
 use bcp_wire::Site;
@@ -45,22 +46,25 @@ pub fn tickets(views: &[TicketView]) {
     let row = |view: &TicketView| {
         let phase = view.stage.clone().unwrap_or_else(|| view.phase.as_str().to_owned());
         let ready = if view.can_failover_now.ok {
-            format!("yes, to {}", site(view.can_failover_now.target))
+            match view.kind {
+                TicketKind::ActivePassive => format!("yes, to {}", site(view.can_failover_now.target)),
+                TicketKind::ActiveActive => "yes, each side can carry all".to_owned(),
+            }
         } else {
             format!("no: {}", view.can_failover_now.reasons.join("; "))
         };
         vec![
             view.id.to_string(),
-            site(view.holder),
+            view.carried_by(),
             view.epoch.to_string(),
             phase,
-            format!("{:?}", view.mode).to_lowercase(),
+            view.mode.as_str().to_owned(),
             if view.frozen.is_some() { "frozen" } else { "-" }.to_owned(),
             ready,
         ]
     };
     table(
-        &["TICKET", "HOLDER", "EPOCH", "PHASE", "MODE", "FROZEN", "CAN FAIL OVER NOW"],
+        &["TICKET", "CARRIED BY", "EPOCH", "PHASE", "MODE", "FROZEN", "CAN FAIL OVER NOW"],
         &views.iter().map(row).collect::<Vec<_>>(),
     );
 }
@@ -68,7 +72,7 @@ pub fn tickets(views: &[TicketView]) {
 pub fn explanation(explanation: &Explanation) {
     println!("{}: {}", paint(BOLD, explanation.ticket.as_ref()), explanation.decision);
     println!("rule {}: moves when {}", explanation.rule.hash, explanation.rule.move_when.join(" or "));
-    println!("rpo {}, mode {:?}", explanation.rule.rpo, explanation.rule.mode);
+    println!("rpo {}, mode {}", explanation.rule.rpo, explanation.rule.mode.as_str());
     for input in &explanation.inputs {
         println!("  {} = {}", input.name, input.value);
     }

@@ -58,6 +58,18 @@ pub struct TicketView {
     pub rule_hash: String,
 }
 
+impl TicketView {
+    /// Who carries the service: the holder, or each side's share of an active-active one; `-` where nobody does.
+    #[must_use]
+    pub fn carried_by(&self) -> String {
+        if let Some(holder) = self.holder {
+            return holder.to_string();
+        }
+        let shares: Vec<String> = self.weights.iter().map(|(site, share)| format!("{site} {share} %")).collect();
+        if shares.is_empty() { "-".to_owned() } else { shares.join(", ") }
+    }
+}
+
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CanFailover {
     pub ok: bool,
