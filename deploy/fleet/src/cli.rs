@@ -472,8 +472,7 @@ fn table(status: &Status) -> String {
         let shares = ticket["weights"].as_object().into_iter().flatten();
         let shares: Vec<String> = shares.map(|(site, share)| format!("{site} {share} %")).collect();
         let carried_by = ticket["holder"].as_str().map_or(shares.join(", "), str::to_owned);
-        let _ =
-            writeln!(text, "  {:<18} {} at {carried_by}, epoch {}; {can}", get("id"), get("phase"), get("epoch"));
+        let _ = writeln!(text, "  {:<18} {} at {carried_by}, epoch {}; {can}", get("id"), get("phase"), get("epoch"));
     }
     let _ = writeln!(text, "\nfront doors");
     for (service, route) in &status.front {
