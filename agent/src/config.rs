@@ -17,6 +17,8 @@ use crate::document::{Document, Fault, Faults, KeyFault, Section, nearest};
 use crate::gate::config::GateConfig;
 use crate::profile::{self, Profile, ProfileError, Protocol};
 use crate::publish::MqttConfig;
+use crate::source::snmp::config::snmp_link;
+pub use crate::source::snmp::config::{Access, SnmpLink};
 use crate::span::Span;
 use crate::spool::SpoolConfig;
 
@@ -79,24 +81,6 @@ pub struct ModbusLink {
     pub address: String,
     pub unit: u8,
     pub timeout: Duration,
-}
-
-#[derive(Clone, PartialEq, Eq)]
-pub struct SnmpLink {
-    pub address: String,
-    pub community: String,
-    pub timeout: Duration,
-    pub retries: u8,
-}
-
-impl std::fmt::Debug for SnmpLink {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        // The community is a password.
-        f.debug_struct("SnmpLink")
-            .field("address", &self.address)
-            .field("timeout", &self.timeout)
-            .finish_non_exhaustive()
-    }
 }
 
 /// An application check.
@@ -369,7 +353,7 @@ fn interval(section: &mut Section<'_, '_>, default: &str) -> Option<Duration> {
     Some(span.get())
 }
 
-fn timeout(section: &mut Section<'_, '_>, default_ms: u64) -> Duration {
+pub(crate) fn timeout(section: &mut Section<'_, '_>, default_ms: u64) -> Duration {
     let span = section.optional("timeout").unwrap_or(Span::from_millis(default_ms));
     if !TIMEOUT_MS.contains(&span.as_millis()) {
         section.fault("timeout", "a timeout is between 10ms and 30s", None);
@@ -378,7 +362,7 @@ fn timeout(section: &mut Section<'_, '_>, default_ms: u64) -> Duration {
 }
 
 /// `host:port`; names are looked up when the connection is made.
-fn address(section: &mut Section<'_, '_>, usual_port: u16) -> Option<String> {
+pub(crate) fn address(section: &mut Section<'_, '_>, usual_port: u16) -> Option<String> {
     let text: String = section.required("address", &format!("\"10.0.0.5:{usual_port}\""))?;
     let sound = text
         .rsplit_once(':')
@@ -400,46 +384,6 @@ fn modbus_link(mut section: Section<'_, '_>) -> Option<ModbusLink> {
     let timeout = timeout(&mut section, 500);
     section.finish();
     Some(ModbusLink { address: address?, unit, timeout })
-}
-
-fn snmp_link(mut section: Section<'_, '_>) -> Option<SnmpLink> {
-    let address = address(&mut section, 161);
-    let version: String = section.optional("version").unwrap_or_else(|| "2c".to_owned());
-    if version != "2c" {
-        section.fault(
-            "version",
-            format!("SNMP version `{version}` is not supported"),
-            Some("write `\"2c\"`".to_owned()),
-        );
-    }
-    let plain: Option<String> = section.optional("community");
-    let file: Option<PathBuf> = section.optional("community_file");
-    let community = match (plain, file) {
-        (Some(_), Some(_)) => {
-            section.fault("community", "give either `community` or `community_file`", None);
-            None
-        }
-        (Some(community), None) => Some(community),
-        (None, Some(path)) => match std::fs::read_to_string(&path) {
-            Ok(text) => Some(text.trim_end_matches(['\r', '\n']).to_owned()),
-            Err(error) => {
-                section.fault("community_file", format!("{} cannot be read: {error}", path.display()), None);
-                None
-            }
-        },
-        (None, None) => {
-            let help = Some("add `community_file = \"/etc/bcp-agent/community\"`".to_owned());
-            section.fault("", "the device has no community", help);
-            None
-        }
-    };
-    let timeout = timeout(&mut section, 1_000);
-    let retries: u8 = section.optional("retries").unwrap_or(1);
-    if retries > 5 {
-        section.fault("retries", "more than 5 retries keep a dead device alive for nobody", None);
-    }
-    section.finish();
-    Some(SnmpLink { address: address?, community: community?, timeout, retries })
 }
 
 fn http_probe(mut section: Section<'_, '_>) -> Option<HttpProbe> {
@@ -523,7 +467,7 @@ id = "ups-1"
 profile = "airedale/pco-cooler"
 kind = "ups"
 interval = "1"
-snmp = { address = "127.0.0.1:161", version = "3", community = "x" }
+snmp = { address = "127.0.0.1:161", version = "4", community = "x" }
 [[check]]
 id = "c"
 service = "s"

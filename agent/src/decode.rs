@@ -58,6 +58,7 @@ pub enum Raw<'a> {
     Int(i64),
     /// Unsigned 64 bit counter.
     Counter(u64),
+    Float(f64),
     Bytes(&'a [u8]),
 }
 
@@ -164,6 +165,7 @@ impl Decoder {
                 None => self.finish(integer(value)),
             },
             Raw::Counter(value) => self.finish(unsigned(value)),
+            Raw::Float(value) => self.finish(float(value)),
             Raw::Bytes(bytes) => self.bytes(bytes),
         }
     }

@@ -12,7 +12,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use bcp_agent::config::{DeviceConfig, Link, ModbusLink, SnmpLink};
+use bcp_agent::config::{Access, DeviceConfig, Link, ModbusLink, SnmpLink};
 use bcp_agent::profile::{self, Profile};
 use bcp_agent::schedule::Outcome;
 use bcp_agent::source::modbus::Bus;
@@ -165,7 +165,7 @@ async fn fifty_points_of_snmpd_are_what_snmpget_reads() {
     let profile = profile::parse("t/t", "t", &text).unwrap_or_else(|faults| panic!("{faults:?}"));
     let link = SnmpLink {
         address: target.clone(),
-        community: "public".to_owned(),
+        access: Access::community("public"),
         timeout: Duration::from_secs(1),
         retries: 1,
     };
@@ -195,7 +195,7 @@ async fn the_host_profile_reads_snmpd_with_its_tables() {
     let profile = profile::load("net-snmp/host", None).unwrap();
     let link = SnmpLink {
         address: format!("127.0.0.1:{port}"),
-        community: "public".to_owned(),
+        access: Access::community("public"),
         timeout: Duration::from_secs(1),
         retries: 1,
     };
@@ -225,7 +225,7 @@ async fn the_host_profile_reads_snmpd_with_its_tables() {
     assert_eq!(samples[1].2, Err(BadReason::Exception));
 
     // A wrong community is silence: v2c gives no other sign.
-    let link = SnmpLink { community: "wrong".to_owned(), timeout: Duration::from_millis(100), retries: 1, ..link };
+    let link = SnmpLink { access: Access::community("wrong"), timeout: Duration::from_millis(100), retries: 1, ..link };
     let profile = profile::parse("t/t", "t", text).unwrap();
     let mut device = SnmpDevice::new(self::device(profile, Link::Snmp(link.clone())), link);
     let start = Instant::now();

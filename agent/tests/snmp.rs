@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use bcp_agent::config::{DeviceConfig, Link, SnmpLink};
+use bcp_agent::config::{Access, DeviceConfig, Link, SnmpLink};
 use bcp_agent::oid::Oid;
 use bcp_agent::profile;
 use bcp_agent::schedule::Outcome;
@@ -106,7 +106,7 @@ async fn agent(behave: impl Fn(&Asked) -> Vec<Answer> + Send + 'static) -> (Stri
 fn device_of(address: &str, retries: u8, rest: &str) -> SnmpDevice {
     let text = format!("format = 1\ntitle = \"t\"\nkind = \"pdu\"\nsources = [\"this test\"]\n{rest}");
     let profile = profile::parse("t/t", "t", &text).unwrap_or_else(|faults| panic!("{faults:?}"));
-    let link = SnmpLink { address: address.to_owned(), community: "public".to_owned(), timeout: TIMEOUT, retries };
+    let link = SnmpLink { address: address.to_owned(), access: Access::community("public"), timeout: TIMEOUT, retries };
     let config = DeviceConfig {
         id: "pdu".parse().unwrap(),
         kind: "pdu".to_owned(),

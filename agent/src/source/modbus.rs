@@ -422,6 +422,6 @@ fn hex(raw: Raw<'_>) -> String {
     match raw {
         Raw::Registers(words) => words.iter().map(|word| format!("{word:04x}")).collect::<Vec<_>>().join(" "),
         Raw::Bit(bit) => u8::from(bit).to_string(),
-        Raw::Int(_) | Raw::Counter(_) | Raw::Bytes(_) => String::new(),
+        Raw::Int(_) | Raw::Counter(_) | Raw::Float(_) | Raw::Bytes(_) => String::new(),
     }
 }

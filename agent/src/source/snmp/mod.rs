@@ -4,10 +4,12 @@
 //!
 //! | module | knows |
 //! |---|---|
-//! | [`message`] | the bytes of requests and answers |
-//! | [`session`] | socket, request numbers, time limits: which answer counts |
-//! | [`walk`] | reading below an identifier until a guard ends it |
-//! | [`table`] | rows and their names |
+//! | [`config`] | versions and credentials of a device |
+//! | [`message`], [`frame`] | the bytes of requests and answers; of version 3 around them |
+//! | [`usm`], [`engine`] | keys, signatures, encryption; the engine at the other end |
+//! | `session` | socket, request numbers, time limits: which answer counts |
+//! | `walk`, [`bulk`] | reading below an identifier until a guard ends it; how many rows at once |
+//! | `table` | rows and their names |
 //!
 //! Invariants:
 //! * an answer counts only with the number of the request that is waited for, the same community, and the identifiers
@@ -17,9 +19,14 @@
 //!
 //! The messages of a poll are always the same but for their number, so they are built once.
 
-mod message;
+pub mod bulk;
+pub mod config;
+pub mod engine;
+pub mod frame;
+pub mod message;
 mod session;
 mod table;
+pub mod usm;
 mod walk;
 
 use std::collections::BTreeSet;
@@ -28,7 +35,6 @@ use std::time::{Duration, Instant};
 
 use bcp_wire::{BadReason, Value};
 use snmp2::snmp;
-use tokio::net::UdpSocket;
 
 use crate::adjust::Adjust;
 use crate::config::{DeviceConfig, SnmpLink};
@@ -40,10 +46,11 @@ use crate::schedule::Outcome;
 use crate::source::Polled;
 use crate::source::device::{DeviceState, TableRow};
 
-use message::{Got, Message, REQUEST_IDS, label, shown};
+use message::{Got, Message, label, shown};
 pub use session::ReadError;
-use session::Session;
+use session::{Channel, Session, prepare};
 use table::{Row, Walks, rows};
+use walk::NO_SUCH_NAME;
 
 /// Tables are looked at again this often, and single refusals doubted.
 const REDISCOVER_AFTER: Duration = Duration::from_secs(3_600);
@@ -51,14 +58,15 @@ const REDISCOVER_AFTER: Duration = Duration::from_secs(3_600);
 const REDISCOVER_AT_MOST_EVERY: Duration = Duration::from_secs(60);
 /// Error status of RFC 3416 that is treated by itself.
 const TOO_BIG: u32 = 1;
+/// Time since the device started, in hundredths of a second.
+const SYS_UPTIME: &str = "1.3.6.1.2.1.1.3.0";
 
 /// One device.
 #[derive(Debug)]
 pub struct SnmpDevice {
     pub state: DeviceState,
     link: SnmpLink,
-    socket: Option<UdpSocket>,
-    next_id: u32,
+    channel: Channel,
     max_oids: usize,
     vars: Vec<Var>,
     /// Readings: which variable, and which others say its scale, unit or words.
@@ -67,6 +75,9 @@ pub struct SnmpDevice {
     discovered: Option<Instant>,
     /// Columns seen while the tables are being looked at.
     walks: Walks,
+    /// When sizes and refusals were last believed to be another matter than before.
+    doubted: Instant,
+    restarts: u64,
     row_vanished: bool,
     watched: bool,
     answers: Vec<Option<Got>>,
@@ -100,21 +111,19 @@ struct Request {
 impl SnmpDevice {
     #[must_use]
     pub fn new(config: Arc<DeviceConfig>, link: SnmpLink) -> SnmpDevice {
-        let max_oids = match config.profile.protocol {
-            Protocol::Snmp { max_oids } => max_oids,
-            Protocol::Modbus { .. } => 1,
-        };
+        let max_oids = max_oids_of(&config);
         let mut device = SnmpDevice {
             state: DeviceState::new(config),
             link,
-            socket: None,
-            next_id: rand::random_range(REQUEST_IDS),
+            channel: Channel::new(),
             max_oids,
             vars: Vec::new(),
             targets: Vec::new(),
             requests: Vec::new(),
             discovered: None,
             walks: Walks::default(),
+            doubted: Instant::now(),
+            restarts: 0,
             row_vanished: false,
             watched: false,
             answers: Vec::new(),
@@ -131,6 +140,12 @@ impl SnmpDevice {
     /// Identifiers of each request, for people.
     pub fn request_sizes(&self) -> impl Iterator<Item = usize> {
         self.requests.iter().map(|request| request.vars.len())
+    }
+
+    /// Identity of its engine, once it has proved it (version 3).
+    #[must_use]
+    pub fn engine_id(&self) -> Option<&[u8]> {
+        self.channel.engine_id()
     }
 
     /// Keeps the bytes of every point from now on.
@@ -175,7 +190,7 @@ impl SnmpDevice {
             .map(|range| {
                 let vars = asked[range].to_vec();
                 let oids: Vec<&[u8]> = vars.iter().map(|i| self.vars[*i].ber.as_slice()).collect();
-                Request { message: message::request(&self.link.community, snmp::MSG_GET, &oids, 0, 0), vars }
+                Request { message: prepare(&self.link, snmp::MSG_GET, &oids, 0, 0), vars }
             })
             .collect();
     }
@@ -187,7 +202,7 @@ impl SnmpDevice {
         let stale = self.discovered.is_some_and(|at| {
             at.elapsed() > REDISCOVER_AFTER || (self.row_vanished && at.elapsed() > REDISCOVER_AT_MOST_EVERY)
         });
-        let (mut trouble, mut outcome) = (None, Outcome::Answered);
+        let (mut trouble, mut outcome, mut reason) = (None, Outcome::Answered, BadReason::Timeout);
         if self.discovered.is_none() || stale {
             match self.discover(start, budget).await {
                 Ok(true) => {
@@ -195,12 +210,14 @@ impl SnmpDevice {
                     self.row_vanished = false;
                 }
                 Ok(false) => tracing::debug!(device = %self.state.config.id, "its tables are still being walked"),
-                Err(error) => (trouble, outcome) = (Some(chain(&error)), outcome_of(&error)),
+                Err(error) => {
+                    (trouble, outcome) = (Some(chain(&error)), outcome_of(&error));
+                    reason = reason_of(&error);
+                }
             }
         }
         self.state.begin();
         let mut rtt = None;
-        let mut reason = BadReason::Timeout;
         self.answers.clear();
         self.answers.resize(self.vars.len(), None);
         let mut offsets = vec![0_i64; self.vars.len()];
@@ -208,17 +225,16 @@ impl SnmpDevice {
             match self.get_all(start, budget, &mut offsets).await {
                 Ok(last) => rtt = last,
                 Err((error, answered)) => {
-                    if matches!(error, ReadError::Auth) {
-                        reason = BadReason::Auth;
-                    }
+                    reason = reason_of(&error);
                     outcome = if answered { Outcome::Answered } else { outcome_of(&error) };
                     trouble = Some(chain(&error));
                 }
             }
         }
         self.decode(&offsets, reason);
-        if outcome != Outcome::Answered {
-            // It may come back as another device: look at its tables and firmware again then.
+        let restarted = std::mem::replace(&mut self.restarts, self.channel.restarts) != self.channel.restarts;
+        if outcome != Outcome::Answered || restarted {
+            // It may be another device now: look at its tables and firmware again.
             self.discovered = None;
             self.walks = Walks::default();
         }
@@ -240,6 +256,7 @@ impl SnmpDevice {
         offsets: &mut [i64],
     ) -> Result<Option<Duration>, (ReadError, bool)> {
         let (mut index, mut rtt) = (0, None);
+        let known_alive = self.discovered.is_some_and(|at| at >= start);
         let mut done: BTreeSet<usize> = BTreeSet::new();
         while index < self.requests.len() {
             let left = budget.saturating_sub(start.elapsed());
@@ -271,6 +288,15 @@ impl SnmpDevice {
                     }
                     index = 0;
                 }
+                // It lives, but says nothing to this: some devices drop what is too big for them.
+                Err(ReadError::Timeout { tries, timeout })
+                    if (rtt.is_some() || known_alive)
+                        && asked.elapsed() >= timeout
+                        && self.learn(index, TOO_BIG, 0) =>
+                {
+                    tracing::debug!(device = %self.state.config.id, tries, "no answer to a big request");
+                    index = 0;
+                }
                 Err(error) => return Err((error, rtt.is_some())),
             }
         }
@@ -286,6 +312,10 @@ impl SnmpDevice {
         {
             tracing::debug!(device = %self.state.config.id, oid = %self.vars[blamed].oid, status, "refused by the device");
             self.vars[blamed].refused = true;
+            // How version 1 says that a row is gone.
+            let first_row = self.state.fixed();
+            let in_row = |target: &Target| target.var == blamed && target.reading >= first_row;
+            self.row_vanished |= status == NO_SUCH_NAME && self.targets.iter().any(in_row);
         } else if vars.len() > 1 {
             self.max_oids = (vars.len() / 2).max(1);
             tracing::debug!(device = %self.state.config.id, max_oids = self.max_oids, "smaller requests from now on");
@@ -299,19 +329,19 @@ impl SnmpDevice {
     async fn get(&mut self, request: usize, left: Duration) -> Result<Vec<Option<Got>>, ReadError> {
         let Some(request) = self.requests.get_mut(request) else { return Ok(Vec::new()) };
         let expected: Vec<&[u8]> = request.vars.iter().map(|var| self.vars[*var].ber.as_slice()).collect();
-        let mut session = Session { link: &self.link, socket: &mut self.socket, next_id: &mut self.next_id };
+        let mut session = Session { link: &self.link, channel: &mut self.channel };
         session
             .exchange(&mut request.message, left, |pdu| {
                 let mut values: Vec<Option<Got>> = vec![None; expected.len()];
                 for (position, (oid, value)) in pdu.varbinds.clone().enumerate() {
                     // In order is the rule; a device that reorders is still understood.
-                    let place = if expected.get(position).is_some_and(|want| *want == oid.as_bytes()) {
+                    let place = if expected.get(position).is_some_and(|want| *want == oid) {
                         Some(position)
                     } else {
-                        expected.iter().position(|want| *want == oid.as_bytes())
+                        expected.iter().position(|want| *want == oid)
                     };
                     if let Some(slot) = place.and_then(|place| values.get_mut(place)) {
-                        *slot = Some(message::got(&value));
+                        *slot = Some(value);
                     }
                 }
                 values
@@ -337,6 +367,11 @@ impl SnmpDevice {
                 }
                 Some(Got::Other) => Err(BadReason::Decode),
                 Some(Got::Int(n)) => target.decoder.decode(Raw::Int(*n)),
+                Some(Got::Counter32(n)) => target.decoder.decode(Raw::Int(i64::from(*n))),
+                Some(Got::Float(n)) => target.decoder.decode(Raw::Float(*n)),
+                Some(Got::Ip(_)) => {
+                    answer.as_ref().and_then(|ip| Value::text(&label(ip))).ok_or(BadReason::Decode)
+                }
                 Some(Got::Counter(n)) => target.decoder.decode(Raw::Counter(*n)),
                 Some(Got::Bytes(bytes)) => target.decoder.decode(Raw::Bytes(bytes)),
                 Some(Got::Oid(oid)) if target.decoder.texts.is_some() => {
@@ -368,21 +403,31 @@ impl SnmpDevice {
     async fn discover(&mut self, start: Instant, budget: Duration) -> Result<bool, ReadError> {
         let config = Arc::clone(&self.state.config);
         let Some(deadline) = start.checked_add(budget) else { return Ok(true) };
-        let mut session = Session { link: &self.link, socket: &mut self.socket, next_id: &mut self.next_id };
-        if let Some(Address::Oid(oid)) = config.profile.fingerprint.as_ref().map(|f| &f.address) {
-            match session.get_few(std::slice::from_ref(oid), deadline).await {
-                Ok(values) => {
-                    let text = Decoder { kind: RegisterType::String, ..Decoder::default() };
-                    if let Some(Some(Got::Bytes(bytes))) = values.first()
-                        && let Ok(Value::Text(firmware)) = text.decode(Raw::Bytes(bytes))
-                    {
-                        self.state.set_firmware(firmware);
-                    }
+        if self.doubted.elapsed() > REDISCOVER_AFTER {
+            self.doubted = Instant::now();
+            self.max_oids = max_oids_of(&config);
+            self.vars.iter_mut().for_each(|var| var.refused = false);
+            self.build_requests();
+        }
+        let mut session = Session { link: &self.link, channel: &mut self.channel };
+        // One small question first: whether it lives at all, and what its firmware is.
+        let firmware = config.profile.fingerprint.as_ref().and_then(|fingerprint| match &fingerprint.address {
+            Address::Oid(oid) => Some(oid.clone()),
+            Address::Register { .. } => None,
+        });
+        let asked: Vec<Oid> = [SYS_UPTIME.parse().ok(), firmware].into_iter().flatten().collect();
+        match session.get_few(&asked, deadline).await {
+            Ok(values) => {
+                let text = Decoder { kind: RegisterType::String, ..Decoder::default() };
+                if let Some(Some(Got::Bytes(bytes))) = values.get(1)
+                    && let Ok(Value::Text(firmware)) = text.decode(Raw::Bytes(bytes))
+                {
+                    self.state.set_firmware(firmware);
                 }
-                // Only silence means that the rest would be silent as well.
-                Err(ReadError::Status { .. } | ReadError::Malformed(_)) => {}
-                Err(error) => return Err(error),
             }
+            // Only silence means that the rest would be silent as well.
+            Err(ReadError::Status { .. }) => {}
+            Err(error) => return Err(error),
         }
         let tables = &config.profile.tables;
         if tables.is_empty() {
@@ -432,7 +477,23 @@ fn outcome_of(error: &ReadError) -> Outcome {
     match error {
         ReadError::Timeout { .. } => Outcome::Silent,
         ReadError::Connect { .. } | ReadError::Refused => Outcome::Refused,
-        ReadError::Malformed(_) | ReadError::Auth | ReadError::Status { .. } => Outcome::Answered,
+        ReadError::Malformed(_) | ReadError::Auth(_) | ReadError::Status { .. } => Outcome::Answered,
+    }
+}
+
+const fn reason_of(error: &ReadError) -> BadReason {
+    match error {
+        ReadError::Timeout { .. } | ReadError::Connect { .. } | ReadError::Refused => BadReason::Timeout,
+        ReadError::Malformed(_) => BadReason::Decode,
+        ReadError::Auth(_) => BadReason::Auth,
+        ReadError::Status { .. } => BadReason::Exception,
+    }
+}
+
+fn max_oids_of(config: &DeviceConfig) -> usize {
+    match config.profile.protocol {
+        Protocol::Snmp { max_oids } => max_oids,
+        Protocol::Modbus { .. } => 1,
     }
 }
 

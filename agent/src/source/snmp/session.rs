@@ -1,23 +1,36 @@
 //! One device's socket: which answer counts.
 //!
-//! Knows: request numbers, time limits, tries, what an answer must carry to be ours. Refuses to know: what is asked.
+//! Knows: request numbers, time limits, tries, what an answer must carry to be ours, when the engine has to be asked
+//! again. Refuses to know: what is asked.
+//!
+//! Invariant: an answer is used only if it carries the number of the request that is waited for, which is never used
+//! twice, and the same community, or a right signature where the user has a key.
 //!
 //! Cancel-safety: a dropped exchange leaves a request unanswered; its number is never used again.
 
 use std::io;
 use std::time::{Duration, Instant};
 
-use snmp2::{MessageType, Pdu};
+use snmp2::snmp;
 use tokio::net::{UdpSocket, lookup_host};
 
 use super::TOO_BIG;
-use super::message::{Message, REQUEST_IDS};
-use crate::config::SnmpLink;
+use super::bulk::Repetitions;
+use super::config::{Access, SnmpLink};
+use super::engine::{AuthFault, Engine, Report};
+use super::frame::{self, Frame, Letter, Stamp};
+use super::message::{self, Body, Message, Pdu, REQUEST_IDS, V1};
+use super::usm::User;
+use crate::oid::Oid;
 
 /// Longest answer that is read; a longer one is cut by the socket, and asked again in halves.
 const MAX_ANSWER_BYTES: usize = 16 * 1024;
+/// What version 3 lets us tell the device about that.
+const MAX_MESSAGE_SIZE: u32 = 16 * 1024 - 1;
 /// Answers that are not the one waited for, per request: more is an attack or a broken device.
 const MAX_STRAYS: u32 = 64;
+/// Corrections of identity or time per request. One each is normal after a restart of the device.
+const MAX_CORRECTIONS: u32 = 3;
 /// Error status of RFC 3416 that is treated by itself.
 const AUTHORIZATION_ERROR: u32 = 16;
 
@@ -36,20 +49,122 @@ pub enum ReadError {
     Timeout { tries: u32, timeout: Duration },
     #[error("answer cannot be read: {0}")]
     Malformed(String),
-    #[error("the device refuses our credentials")]
-    Auth,
+    #[error(transparent)]
+    Auth(#[from] AuthFault),
     #[error("error {status} at variable {index}")]
     Status { status: u32, index: u32 },
 }
 
-/// Socket and numbers of a device, borrowed for a while.
+/// What is kept between requests to one device.
+#[derive(Debug)]
+pub(super) struct Channel {
+    socket: Option<UdpSocket>,
+    next_id: u32,
+    engine: Option<Engine>,
+    /// Identity and boots of the last engine that was proven.
+    last_engine: Option<(Vec<u8>, u32)>,
+    /// How often the device was seen to have started anew, or to have become another one.
+    pub(super) restarts: u64,
+    /// Rows it bears in one answer.
+    pub(super) repetitions: Repetitions,
+    salt: u64,
+}
+
+impl Channel {
+    pub(super) fn new() -> Channel {
+        Channel {
+            socket: None,
+            next_id: rand::random_range(REQUEST_IDS),
+            engine: None,
+            last_engine: None,
+            restarts: 0,
+            repetitions: Repetitions::default(),
+            salt: rand::random(),
+        }
+    }
+
+    /// Identity of the engine that answered with a right signature.
+    pub(super) fn engine_id(&self) -> Option<&[u8]> {
+        self.last_engine.as_ref().map(|(id, _)| id.as_slice())
+    }
+
+    fn number(&mut self) -> u32 {
+        let id = self.next_id;
+        self.next_id = if id + 1 < REQUEST_IDS.end { id + 1 } else { REQUEST_IDS.start };
+        id
+    }
+
+    async fn send(&mut self, address: &str, bytes: &[u8]) -> Result<(), ReadError> {
+        if self.socket.is_none() {
+            self.socket = Some(connect(address).await?);
+        }
+        let Some(socket) = self.socket.as_ref() else { return Err(ReadError::Refused) };
+        if let Err(error) = socket.send(bytes).await {
+            self.socket = None;
+            return Err(socket_error(address, error));
+        }
+        Ok(())
+    }
+
+    /// Compares an engine that just proved itself with the one before.
+    fn remember_engine(&mut self) {
+        let Some(engine) = &self.engine else { return };
+        if let Some((id, boots)) = &mut self.last_engine
+            && *id == engine.id
+        {
+            if std::mem::replace(boots, engine.boots()) != engine.boots() {
+                self.restarts += 1;
+            }
+            return;
+        }
+        if self.last_engine.replace((engine.id.clone(), engine.boots())).is_some() {
+            self.restarts += 1;
+        }
+    }
+}
+
+/// A device's way and what is kept for it, borrowed for a while.
 pub(super) struct Session<'a> {
     pub(super) link: &'a SnmpLink,
-    pub(super) socket: &'a mut Option<UdpSocket>,
-    pub(super) next_id: &'a mut u32,
+    pub(super) channel: &'a mut Channel,
+}
+
+/// A prepared request for these identifiers.
+pub(super) fn prepare(link: &SnmpLink, kind: u8, oids: &[&[u8]], first: u32, second: u32) -> Message {
+    let pdu = message::request(kind, oids, first, second);
+    match &link.access {
+        Access::V1 { community } => pdu.in_community(0, community.as_bytes()),
+        Access::V2c { community } => pdu.in_community(1, community.as_bytes()),
+        Access::V3(_) => pdu,
+    }
+}
+
+/// What became of a datagram.
+enum Received<T> {
+    Answer(T),
+    /// Identity or time of the engine are known better now: ask again.
+    Corrected,
+    Failed(ReadError),
+    /// Late, or not for us.
+    Stray,
+    Malformed(String),
+}
+
+/// What an exchange has gone through.
+#[derive(Default)]
+struct Progress {
+    corrections: u32,
+    /// The engine said who it is during this exchange.
+    introduced: bool,
+    /// The last thing that came and was no answer.
+    heard: Option<String>,
 }
 
 impl Session<'_> {
+    pub(super) const fn is_v1(&self) -> bool {
+        matches!(self.link.access, Access::V1 { .. })
+    }
+
     /// Sends a message until it is answered, and gives what `read` makes of the answer.
     pub(super) async fn exchange<T>(
         &mut self,
@@ -59,40 +174,244 @@ impl Session<'_> {
     ) -> Result<T, ReadError> {
         let start = Instant::now();
         let tries = u32::from(self.link.retries) + 1;
-        for _ in 0..tries {
+        let mut progress = Progress::default();
+        let mut made = 0;
+        while made < tries {
             let timeout = self.link.timeout.min(left.saturating_sub(start.elapsed()));
             if timeout.is_zero() {
                 break;
             }
-            let id = self.number();
-            message.renumber(id);
-            if self.socket.is_none() {
-                *self.socket = Some(connect(&self.link.address).await?);
-            }
-            let Some(socket) = self.socket.as_ref() else { break };
-            if let Err(error) = socket.send(&message.bytes).await {
-                *self.socket = None;
-                return Err(socket_error(&self.link.address, error));
-            }
-            let community = self.link.community.as_bytes();
-            match tokio::time::timeout(timeout, answer(socket, id, community, &mut read)).await {
-                Ok(Ok(value)) => return Ok(value),
-                Ok(Err(error)) => {
-                    if matches!(error, ReadError::Connect { .. } | ReadError::Refused) {
-                        *self.socket = None;
+            let id = self.channel.number();
+            let sent = self.frame(message, id)?;
+            self.channel.send(&self.link.address, sent.as_deref().unwrap_or(&message.bytes)).await?;
+            match tokio::time::timeout(timeout, self.answer(id, &mut progress, &mut read)).await {
+                Ok(Ok(Some(value))) => return Ok(value),
+                Ok(Ok(None)) => {
+                    progress.corrections += 1;
+                    if progress.corrections > MAX_CORRECTIONS {
+                        self.channel.engine = None;
+                        return Err(AuthFault::Unsettled.into());
                     }
-                    return Err(error);
                 }
-                Err(_) => {}
+                Ok(Err(error)) => return Err(self.failed(error)),
+                Err(_) => made += 1,
             }
         }
-        Err(ReadError::Timeout { tries, timeout: self.link.timeout })
+        Err(self.silent(tries, progress))
     }
 
-    fn number(&mut self) -> u32 {
-        let id = *self.next_id;
-        *self.next_id = if id + 1 < REQUEST_IDS.end { id + 1 } else { REQUEST_IDS.start };
-        id
+    /// The bytes to send, where they are not those of the message: a question of who the engine is, or a sealed one.
+    fn frame(&mut self, message: &mut Message, id: u32) -> Result<Option<Vec<u8>>, ReadError> {
+        message.renumber(id);
+        let Access::V3(user) = &self.link.access else { return Ok(None) };
+        let Some(engine) = &self.channel.engine else {
+            return Ok(frame::who_are_you(id, MAX_MESSAGE_SIZE));
+        };
+        let (boots, time) = engine.now();
+        let letter = Letter {
+            message_id: id,
+            stamp: Stamp { engine: &engine.id, boots, time },
+            user: user.name.as_bytes(),
+            context_engine: &engine.id,
+            context: user.context.as_bytes(),
+            pdu: &message.bytes,
+            reportable: true,
+            max_size: MAX_MESSAGE_SIZE,
+        };
+        self.channel.salt = self.channel.salt.wrapping_add(1);
+        let sealed = frame::seal(&letter, &engine.keys, self.channel.salt);
+        sealed.map(Some).ok_or(ReadError::Auth(AuthFault::WrongPrivacyKey))
+    }
+
+    fn failed(&mut self, error: ReadError) -> ReadError {
+        match &error {
+            ReadError::Connect { .. } | ReadError::Refused => self.channel.socket = None,
+            // The next poll begins anew: the device may have been given other users meanwhile.
+            ReadError::Auth(_) => self.channel.engine = None,
+            _ => {}
+        }
+        error
+    }
+
+    /// Nothing that counts came: what that means.
+    fn silent(&mut self, tries: u32, progress: Progress) -> ReadError {
+        let engine = self.channel.engine.take();
+        if let Some(why) = progress.heard {
+            return ReadError::Malformed(why);
+        }
+        // It says who it is, but does not answer what is encrypted for it.
+        let mute = engine.is_some_and(|engine| engine.keys.encrypts() && !engine.proven);
+        if progress.introduced && mute {
+            return AuthFault::WrongPrivacyKey.into();
+        }
+        ReadError::Timeout { tries, timeout: self.link.timeout }
+    }
+
+    /// Waits for the answer with this number; `None` where the question has to be asked again.
+    async fn answer<T>(
+        &mut self,
+        id: u32,
+        progress: &mut Progress,
+        read: &mut impl FnMut(&Pdu<'_>) -> T,
+    ) -> Result<Option<T>, ReadError> {
+        let mut strays = 0;
+        while strays < MAX_STRAYS {
+            let Some(socket) = self.channel.socket.as_ref() else { return Err(ReadError::Refused) };
+            socket.readable().await.map_err(|error| socket_error(&self.link.address, error))?;
+            let received = match self.receive(id, progress, read) {
+                Ok(received) => received,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => continue,
+                Err(error) => return Err(socket_error(&self.link.address, error)),
+            };
+            match received {
+                Received::Answer(value) => return Ok(Some(value)),
+                Received::Corrected => return Ok(None),
+                Received::Failed(error) => return Err(error),
+                Received::Stray => strays += 1,
+                Received::Malformed(why) => {
+                    strays += 1;
+                    progress.heard = Some(why);
+                }
+            }
+        }
+        Err(ReadError::Malformed(
+            progress.heard.take().unwrap_or_else(|| "too many answers to other questions".to_owned()),
+        ))
+    }
+
+    fn receive<T>(
+        &mut self,
+        id: u32,
+        progress: &mut Progress,
+        read: &mut impl FnMut(&Pdu<'_>) -> T,
+    ) -> io::Result<Received<T>> {
+        let mut buffer = [0_u8; MAX_ANSWER_BYTES];
+        let Some(socket) = self.channel.socket.as_ref() else { return Err(io::ErrorKind::NotConnected.into()) };
+        let length = socket.try_recv(&mut buffer)?;
+        if length == MAX_ANSWER_BYTES {
+            // Cut off, so its number cannot be trusted either; but only our own device writes to this socket.
+            return Ok(Received::Failed(ReadError::Status { status: TOO_BIG, index: 0 }));
+        }
+        let bytes = buffer.get(..length).unwrap_or_default();
+        Ok(match &self.link.access {
+            Access::V1 { community } => judge_community(bytes, id, V1, community, read),
+            Access::V2c { community } => judge_community(bytes, id, message::V2C, community, read),
+            Access::V3(user) => {
+                let received = judge_frame(bytes, id, user, &mut self.channel.engine, progress, read);
+                if matches!(received, Received::Answer(_)) {
+                    self.channel.remember_engine();
+                }
+                received
+            }
+        })
+    }
+}
+
+/// A PDU that carries our number.
+fn judge_pdu<T>(pdu: &Pdu<'_>, read: &mut impl FnMut(&Pdu<'_>) -> T) -> Received<T> {
+    match pdu.status {
+        0 => Received::Answer(read(pdu)),
+        AUTHORIZATION_ERROR => Received::Failed(AuthFault::Refused.into()),
+        status => Received::Failed(ReadError::Status { status, index: pdu.index }),
+    }
+}
+
+fn judge_community<T>(
+    bytes: &[u8],
+    id: u32,
+    version: i64,
+    community: &str,
+    read: &mut impl FnMut(&Pdu<'_>) -> T,
+) -> Received<T> {
+    let message = match message::read_community(bytes) {
+        Ok(message) => message,
+        Err(error) => return Received::Malformed(error.to_string()),
+    };
+    match message.body {
+        Body::Pdu(pdu)
+            if message.version == version
+                && message.community == community.as_bytes()
+                && pdu.kind == snmp::MSG_RESPONSE
+                && pdu.id == i64::from(id) =>
+        {
+            judge_pdu(&pdu, read)
+        }
+        _ => Received::Stray,
+    }
+}
+
+fn judge_frame<T>(
+    bytes: &[u8],
+    id: u32,
+    user: &User,
+    engine: &mut Option<Engine>,
+    progress: &mut Progress,
+    read: &mut impl FnMut(&Pdu<'_>) -> T,
+) -> Received<T> {
+    let frame = match frame::open(bytes) {
+        Ok(frame) => frame,
+        Err(error) => return Received::Malformed(error.to_string()),
+    };
+    if frame.message_id != i64::from(id) {
+        return Received::Stray;
+    }
+    let Some(known) = engine else {
+        // We asked who it is: any answer tells it.
+        if frame.engine.is_empty() {
+            return Received::Malformed("the engine does not say who it is".to_owned());
+        }
+        progress.introduced = true;
+        *engine = Some(Engine::new(frame.engine, frame.boots, frame.time, user));
+        return Received::Corrected;
+    };
+    let signed = frame.flags & frame::FLAG_AUTH != 0;
+    if signed && !frame.is_signed_with(&known.keys) {
+        return Received::Failed(AuthFault::ForeignSignature.into());
+    }
+    let Ok(plain) = frame.plain(&known.keys) else {
+        return Received::Failed(AuthFault::WrongPrivacyKey.into());
+    };
+    let pdu = match frame::read_scoped(&plain) {
+        Ok(frame::Scoped { body: Body::Pdu(pdu), .. }) => pdu,
+        Ok(_) => return Received::Stray,
+        Err(error) => return Received::Malformed(error.to_string()),
+    };
+    if pdu.kind == snmp::MSG_REPORT {
+        return judge_report(&pdu, &frame, signed, engine);
+    }
+    let as_safe_as_asked =
+        signed == known.keys.signs() && (frame.flags & frame::FLAG_PRIVACY != 0) == known.keys.encrypts();
+    if pdu.kind != snmp::MSG_RESPONSE || pdu.id != i64::from(id) || frame.engine != known.id || !as_safe_as_asked {
+        return Received::Stray;
+    }
+    // The number inside the signature is fresh: so are boots and time.
+    known.sync(frame.boots, frame.time);
+    judge_pdu(&pdu, read)
+}
+
+fn judge_report<T>(pdu: &Pdu<'_>, frame: &Frame<'_>, signed: bool, engine: &mut Option<Engine>) -> Received<T> {
+    let counter = pdu.varbinds.clone().next().and_then(|(oid, _)| Oid::from_ber(oid));
+    match counter.as_ref().map_or(Report::Other, Report::of) {
+        Report::NotInTimeWindow => match engine {
+            Some(known) if signed && frame.engine == known.id => {
+                known.sync(frame.boots, frame.time);
+                Received::Corrected
+            }
+            // Not signed: not to be believed, but worth asking anew.
+            _ => {
+                *engine = None;
+                Received::Corrected
+            }
+        },
+        Report::UnknownEngine => {
+            *engine = None;
+            Received::Corrected
+        }
+        Report::Fault(fault) => Received::Failed(fault.into()),
+        Report::Other => {
+            let name = counter.map(|oid| oid.to_string()).unwrap_or_default();
+            Received::Malformed(format!("a report of {name}"))
+        }
     }
 }
 
@@ -113,62 +432,4 @@ fn socket_error(address: &str, cause: io::Error) -> ReadError {
     } else {
         ReadError::Connect { address: address.to_owned(), cause }
     }
-}
-
-/// Waits for the answer with this number.
-async fn answer<T>(
-    socket: &UdpSocket,
-    id: u32,
-    community: &[u8],
-    read: &mut impl FnMut(&Pdu<'_>) -> T,
-) -> Result<T, ReadError> {
-    let mut strays = 0;
-    let mut malformed = None;
-    while strays < MAX_STRAYS {
-        socket.readable().await.map_err(|error| socket_error("the device", error))?;
-        match receive(socket, id, community, read) {
-            Ok(Received::Answer(result)) => return result,
-            Ok(Received::Stray) => strays += 1,
-            Ok(Received::Malformed(why)) => {
-                strays += 1;
-                malformed = Some(why);
-            }
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-            Err(error) => return Err(socket_error("the device", error)),
-        }
-    }
-    Err(ReadError::Malformed(malformed.unwrap_or_else(|| "too many answers to other questions".to_owned())))
-}
-
-enum Received<T> {
-    Answer(Result<T, ReadError>),
-    /// Late, or not for us.
-    Stray,
-    Malformed(String),
-}
-
-fn receive<T>(
-    socket: &UdpSocket,
-    id: u32,
-    community: &[u8],
-    read: &mut impl FnMut(&Pdu<'_>) -> T,
-) -> io::Result<Received<T>> {
-    let mut buffer = [0_u8; MAX_ANSWER_BYTES];
-    let length = socket.try_recv(&mut buffer)?;
-    if length == MAX_ANSWER_BYTES {
-        // Cut off, so its number cannot be trusted either; but only our own device writes to this socket.
-        return Ok(Received::Answer(Err(ReadError::Status { status: TOO_BIG, index: 0 })));
-    }
-    let pdu = match Pdu::from_bytes(buffer.get(..length).unwrap_or_default()) {
-        Ok(pdu) => pdu,
-        Err(error) => return Ok(Received::Malformed(error.to_string())),
-    };
-    let ours =
-        pdu.message_type == MessageType::Response && u32::try_from(pdu.req_id) == Ok(id) && pdu.community == community;
-    Ok(match (ours, pdu.error_status) {
-        (false, _) => Received::Stray,
-        (true, 0) => Received::Answer(Ok(read(&pdu))),
-        (true, AUTHORIZATION_ERROR) => Received::Answer(Err(ReadError::Auth)),
-        (true, status) => Received::Answer(Err(ReadError::Status { status, index: pdu.error_index })),
-    })
 }
