@@ -13,7 +13,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use bcp_agent::config::{DeviceConfig, Link, SnmpLink};
+use bcp_agent::config::{Access, DeviceConfig, Link, SnmpLink};
 use bcp_agent::derive::Reading;
 use bcp_agent::profile;
 use bcp_agent::schedule::Outcome;
@@ -92,7 +92,7 @@ fn device(profile: &str, recording: &str, address: &str, timeout: Duration) -> S
     // The files as they are, so that a changed profile needs no new build.
     let files = Path::new(env!("CARGO_MANIFEST_DIR")).join("../firmware-configs");
     let profile = profile::load(profile, Some(&files)).unwrap_or_else(|error| panic!("{profile}: {error:?}"));
-    let link = SnmpLink { address: address.to_owned(), community: recording.to_owned(), timeout, retries: 2 };
+    let link = SnmpLink { address: address.to_owned(), access: Access::community(recording), timeout, retries: 2 };
     let config = DeviceConfig {
         id: "recorded".parse().unwrap(),
         kind: profile.kind.clone(),
