@@ -369,9 +369,7 @@ impl SnmpDevice {
                 Some(Got::Int(n)) => target.decoder.decode(Raw::Int(*n)),
                 Some(Got::Counter32(n)) => target.decoder.decode(Raw::Int(i64::from(*n))),
                 Some(Got::Float(n)) => target.decoder.decode(Raw::Float(*n)),
-                Some(Got::Ip(_)) => {
-                    answer.as_ref().and_then(|ip| Value::text(&label(ip))).ok_or(BadReason::Decode)
-                }
+                Some(Got::Ip(_)) => answer.as_ref().and_then(|ip| Value::text(&label(ip))).ok_or(BadReason::Decode),
                 Some(Got::Counter(n)) => target.decoder.decode(Raw::Counter(*n)),
                 Some(Got::Bytes(bytes)) => target.decoder.decode(Raw::Bytes(bytes)),
                 Some(Got::Oid(oid)) if target.decoder.texts.is_some() => {
