@@ -25,8 +25,6 @@ use crate::{self_stats, source, status, warden};
 /// sysexits.h EX_USAGE.
 const EXIT_CONFIG: u8 = 64;
 const EXIT_FAILED: u8 = 1;
-/// Polling waits for the network; two threads serve 500 devices.
-const WORKER_THREADS: usize = 2;
 /// Host figures and file work.
 const BLOCKING_THREADS: usize = 8;
 /// Time for a running agent to tell its status.
@@ -129,11 +127,9 @@ where
             return ExitCode::from(EXIT_CONFIG);
         }
     };
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(WORKER_THREADS)
-        .max_blocking_threads(BLOCKING_THREADS)
-        .enable_all()
-        .build();
+    // One thread: polling waits for the network, and waking another thread costs more than the work it would do.
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().max_blocking_threads(BLOCKING_THREADS).enable_all().build();
     let result = match runtime {
         Ok(runtime) => {
             let result = runtime.block_on(work(config));

@@ -4,6 +4,8 @@
 //! MQTT session, the spool and the gate belong to their modules and are only embedded here. Every fault is collected;
 //! a configuration with one is refused as a whole.
 
+mod check;
+
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -13,7 +15,7 @@ use std::time::Duration;
 use bcp_wire::names::DEVICE_KINDS;
 use bcp_wire::{Id, Site};
 
-use crate::document::{Document, Fault, Faults, KeyFault, Section, nearest};
+use crate::document::{Document, Fault, Faults, KeyFault, Section};
 use crate::gate::config::GateConfig;
 use crate::profile::{self, Profile, ProfileError, Protocol};
 use crate::publish::MqttConfig;
@@ -21,6 +23,7 @@ use crate::source::snmp::config::snmp_link;
 pub use crate::source::snmp::config::{Access, SnmpLink};
 use crate::span::Span;
 use crate::spool::SpoolConfig;
+pub use check::{CheckConfig, CheckProbe, DnsProbe, HttpProbe, ScriptProbe, TcpProbe, TlsProbe};
 
 /// Intervals outside of this are a slip: faster than any device answers, or too slow to be monitoring.
 const INTERVAL_MS: std::ops::RangeInclusive<u64> = 100..=86_400_000;
@@ -80,32 +83,6 @@ pub struct ModbusLink {
     /// `host:port`. Devices with the same address share one connection and take turns.
     pub address: String,
     pub unit: u8,
-    pub timeout: Duration,
-}
-
-/// An application check.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct CheckConfig {
-    pub id: Id,
-    pub service: Id,
-    /// Absent: as users see it.
-    pub target_site: Option<Site>,
-    pub interval: Duration,
-    pub probe: CheckProbe,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum CheckProbe {
-    Http(HttpProbe),
-    Tcp { address: String, timeout: Duration },
-}
-
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct HttpProbe {
-    pub url: String,
-    pub expect_status: u16,
-    /// The body must contain this.
-    pub expect_body: Option<String>,
     pub timeout: Duration,
 }
 
@@ -169,7 +146,8 @@ impl Reader {
             .into_iter()
             .filter_map(|section| self.device(section, profiles_dir.as_deref()))
             .collect();
-        let checks: Vec<_> = root.sections("check").into_iter().filter_map(|section| self.check(section)).collect();
+        let checks: Vec<_> =
+            root.sections("check").into_iter().filter_map(|section| check::read(self, section)).collect();
         if self.ids.len() > MAX_DEVICES {
             root.fault("device", format!("more than {MAX_DEVICES} devices and checks"), None);
         }
@@ -307,30 +285,6 @@ impl Reader {
         self.profiles.insert(id.to_owned(), loaded.clone());
         loaded
     }
-
-    fn check(&mut self, mut section: Section<'_, '_>) -> Option<CheckConfig> {
-        let id = self.id(&mut section, "another check");
-        let service: Option<Id> = section.required("service", "\"prescriptions\"");
-        let target_site: Option<Site> = section.optional("target_site");
-        let interval = interval(&mut section, "1s");
-        let (http, tcp) = (section.section("http"), section.section("tcp"));
-        let probe = match (http, tcp) {
-            (Some(http), None) => http_probe(http).map(CheckProbe::Http),
-            (None, Some(mut tcp)) => {
-                let address = address(&mut tcp, 80);
-                let timeout = timeout(&mut tcp, 1_000);
-                tcp.finish();
-                Some(CheckProbe::Tcp { address: address?, timeout })
-            }
-            _ => {
-                let help = "add `http = { url = \"http://127.0.0.1:8080/health\" }`".to_owned();
-                section.fault("", "a check has exactly one of `http` and `tcp`", Some(help));
-                None
-            }
-        };
-        section.finish();
-        Some(CheckConfig { id: id?, service: service?, target_site, interval: interval?, probe: probe? })
-    }
 }
 
 /// Faults that a section's own module found, at the keys it names.
@@ -386,117 +340,5 @@ fn modbus_link(mut section: Section<'_, '_>) -> Option<ModbusLink> {
     Some(ModbusLink { address: address?, unit, timeout })
 }
 
-fn http_probe(mut section: Section<'_, '_>) -> Option<HttpProbe> {
-    let url: Option<String> = section.required("url", "\"http://127.0.0.1:8080/health\"");
-    let url = url.filter(|url| match reqwest::Url::parse(url) {
-        Ok(parsed) if matches!(parsed.scheme(), "http" | "https") && parsed.has_host() => true,
-        Ok(parsed) => {
-            let near = nearest(parsed.scheme(), &["http", "https"]).map(|near| format!("did you mean `{near}`?"));
-            section.fault("url", "a check's URL starts with http:// or https:// and names a host", near);
-            false
-        }
-        Err(error) => {
-            section.fault("url", format!("`{url}` is not a URL: {error}"), None);
-            false
-        }
-    });
-    let expect_status: u16 = section.optional("expect_status").unwrap_or(200);
-    if !(100..=599).contains(&expect_status) {
-        section.fault("expect_status", "an HTTP status is 100 to 599", None);
-    }
-    let expect_body: Option<String> = section.optional("expect_body");
-    let timeout = timeout(&mut section, 1_000);
-    section.finish();
-    Some(HttpProbe { url: url?, expect_status, expect_body, timeout })
-}
-
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const GOOD: &str = r#"
-site = "a"
-agent = "gw-a"
-state_dir = "/tmp/x"
-status_listen = "127.0.0.1:18014"
-[host]
-id = "srv-a1"
-[mqtt]
-broker = "127.0.0.1:18003"
-[[device]]
-id = "crac-a1"
-kind = "crac"
-profile = "airedale/pco-cooler"
-interval = "1s"
-modbus = { address = "127.0.0.1:18020", unit = 1, timeout = "500ms" }
-[[device]]
-id = "ups-a1"
-profile = "ietf/ups-mib"
-snmp = { address = "127.0.0.1:18030", version = "2c", community = "public", timeout = "1s", retries = 1 }
-[[check]]
-id = "rx-a-from-a"
-service = "prescriptions"
-target_site = "a"
-http = { url = "http://127.0.0.1:18011/health", expect_status = 200, expect_body = "active", timeout = "1s" }
-"#;
-
-    #[test]
-    fn a_good_configuration_is_read() {
-        let config = parse("agent.toml", GOOD).unwrap_or_else(|faults| panic!("{faults}"));
-        assert_eq!((config.devices.len(), config.checks.len()), (2, 1));
-        assert_eq!(config.devices[1].kind, "ups");
-        assert_eq!(config.hash.len(), 16);
-        assert_eq!(config.host.unwrap().interval, Duration::from_secs(5));
-        assert!(!format!("{:?}", config.devices[1].link).contains("public"), "a community is never printed");
-    }
-
-    #[test]
-    fn every_fault_is_told_at_once_with_its_place() {
-        let text = r#"
-site = "c"
-agent = "GW"
-[mqtt]
-broker = "nowhere"
-[[device]]
-id = "ups-1"
-profile = "ietf/ups-mip"
-intervall = "1s"
-snmp = { address = "127.0.0.1", community = "public" }
-[[device]]
-id = "ups-1"
-profile = "airedale/pco-cooler"
-kind = "ups"
-interval = "1"
-snmp = { address = "127.0.0.1:161", version = "4", community = "x" }
-[[check]]
-id = "c"
-service = "s"
-http = { url = "htp://x" }
-"#;
-        let faults = parse("agent.toml", text).unwrap_err();
-        let seen: Vec<(usize, &str)> = faults.0.iter().map(|f| (f.line, f.key.as_str())).collect();
-        for want in [
-            (2, "site"),
-            (3, "agent"),
-            (1, "state_dir"),
-            (5, "mqtt.broker"),
-            (8, "device[0].profile"),
-            (9, "device[0].intervall"),
-            (10, "device[0].snmp.address"),
-            (12, "device[1].id"),
-            (14, "device[1].kind"),
-            (15, "device[1].interval"),
-            (16, "device[1].snmp.version"),
-            (16, "device[1].snmp"),
-            (20, "check[0].http.url"),
-        ] {
-            assert!(seen.contains(&want), "{want:?}\n{faults}");
-        }
-        let text = faults.to_string();
-        assert!(text.contains("  at agent.toml:9:1 device[0].intervall\n  help: did you mean `interval`?"), "{text}");
-        assert!(
-            text.contains("did you mean `ietf/ups-mib`?") && text.contains("did you mean `127.0.0.1:161`?"),
-            "{text}"
-        );
-    }
-}
+mod tests;

@@ -9,6 +9,7 @@
 //! | [`outbound`] | what sources hand to the publisher |
 //! | [`publish`], [`spool`] | the MQTT session and the outbox on disk |
 //! | [`gate`] | tickets, leases and steps of failover |
+//! | [`clock`], [`service_manager`] | how far the wall clock may be trusted; what systemd is told |
 //! | [`self_stats`], [`status`], [`reading_table`] | what people and scripts are told about all this |
 //!
 //! Invariants: a bad reading is never told as a value; a device that does not answer delays no other; nothing is
@@ -16,6 +17,7 @@
 
 pub mod adjust;
 pub mod cli;
+pub mod clock;
 pub mod config;
 pub mod decode;
 pub mod derive;
@@ -30,6 +32,7 @@ pub mod reading_table;
 pub mod run;
 pub mod schedule;
 pub mod self_stats;
+pub mod service_manager;
 pub mod source;
 pub mod span;
 pub mod spool;

@@ -9,7 +9,7 @@ use bcp_wire::{Id, Quality, Value};
 use futures::StreamExt;
 use serde::Serialize;
 
-use crate::config::{CheckProbe, Config, Link};
+use crate::config::{Config, Link};
 use crate::derive::Reading;
 use crate::outbound::Sample;
 use crate::schedule::Outcome;
@@ -139,10 +139,7 @@ async fn read_group(mut group: Group, watched: bool) -> Vec<DeviceRows> {
                 .unwrap_or_default(),
             Group::Snmp(snmp) => (device_rows(&snmp.state, watched), snmp.state.firmware.clone()),
             Group::Check(check) => {
-                let source = match &check.config().probe {
-                    CheckProbe::Http(http) => http.url.clone(),
-                    CheckProbe::Tcp { address, .. } => address.clone(),
-                };
+                let source = check.config().probe.target();
                 (sample_rows(&device, &polled.samples, &source), None)
             }
             Group::Host(_) => (sample_rows(&device, &polled.samples, "host"), None),

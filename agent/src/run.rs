@@ -3,6 +3,8 @@
 //! Tasks: those of [`crate::source`], the publisher, the status listener, and one that reports about the agent itself
 //! and watches the wall clock.
 
+mod gate_thread;
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,12 +15,14 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 
 use crate::config::Config;
-use crate::gate::{Gate, GateError, GateSetup};
+use crate::gate::{GateError, GateSetup};
 use crate::outbound::{Outbound, QUEUE};
 use crate::publish::{CommandRequest, PublishError, Publisher, PublisherSetup};
 use crate::self_stats::{Board, SELF_INTERVAL, SelfDevice};
+use crate::source::checks::CheckError;
 use crate::source::{self, Clock, PollNow, wall_ms};
 use crate::status;
+use gate_thread::GateThread;
 
 /// Commands that wait for this loop.
 const COMMANDS: usize = 16;
@@ -38,12 +42,16 @@ pub enum RunError {
     StateDir { path: String, source: std::io::Error },
     #[error("failed to listen on {address} for status")]
     Listen { address: std::net::SocketAddr, source: std::io::Error },
-    #[error("failed to build a check's HTTP client")]
-    Check(#[source] reqwest::Error),
+    #[error("failed to set up the checks")]
+    Check(#[source] CheckError),
     #[error("failed to watch signals")]
     Signals(#[source] std::io::Error),
     #[error("failed to start the gate")]
     GateStart(#[source] GateError),
+    #[error("failed to start the gate's thread")]
+    GateThread(#[source] std::io::Error),
+    #[error("the gate's thread broke off")]
+    GateBrokeOff,
     #[error("the gate stopped")]
     Gate(#[source] GateError),
     #[error("the publisher stopped")]
@@ -64,8 +72,8 @@ pub async fn run(config: Config, set_log_level: SetLogLevel) -> Result<(), RunEr
     let (outbound, from_sources) = mpsc::channel(QUEUE);
     let (commands, mut asked) = mpsc::channel::<CommandRequest>(COMMANDS);
     // The gate first: it is what others may be waiting for.
-    let gate = match gate_setup(&config) {
-        Some(setup) => Some(Gate::build(setup).await.map_err(RunError::GateStart)?),
+    let mut gate = match gate_setup(&config) {
+        Some(setup) => Some(GateThread::start(setup).await?),
         None => None,
     };
     // Nothing here tells how good the host's clock is; steps are seen and told.
@@ -87,25 +95,13 @@ pub async fn run(config: Config, set_log_level: SetLogLevel) -> Result<(), RunEr
         let shown = status::Shown {
             board: Arc::clone(&board),
             publisher: publisher.figures(),
-            gate: gate.as_ref().map(Gate::figures),
+            gate: gate.as_ref().map(|gate| gate.figures.clone()),
         };
         let mut stopped = shutdown.clone();
         tokio::spawn(status::serve(listener, shown, async move {
             let _ = stopped.wait_for(|stop| *stop).await;
         }));
     }
-    let (gate_stop, gate_shutdown) = watch::channel(false);
-    // Without a gate this waits for ever, so that the loop below has one form.
-    let mut gate = tokio::spawn(async move {
-        match gate {
-            Some(gate) => gate.run(gate_shutdown).await,
-            None => {
-                let mut gate_shutdown = gate_shutdown;
-                let _ = gate_shutdown.wait_for(|stop| *stop).await;
-                Ok(())
-            }
-        }
-    });
     let groups = source::groups(&config).map_err(RunError::Check)?;
     tracing::info!(
         site = %config.site, agent = %config.agent, incarnation = publisher.incarnation(),
@@ -126,25 +122,41 @@ pub async fn run(config: Config, set_log_level: SetLogLevel) -> Result<(), RunEr
             _ = term.recv() => break None,
             _ = int.recv() => break None,
             ended = &mut publisher => break Some(ended.map_err(RunError::Task)?.map_err(RunError::Publish)),
-            ended = &mut gate => break Some(ended.map_err(RunError::Task)?.map_err(RunError::Gate)),
+            ended = ended(&mut gate) => break Some(ended),
             Some(request) = asked.recv() => obey(request, &poll_now, &set_log_level),
         }
     };
     tracing::info!("stopping");
     stop.send_replace(true);
-    gate_stop.send_replace(true);
     sources.drain(SOURCES_GRACE).await;
     own.abort();
     publisher_stop.send_replace(true);
     // A task that has ended already is not waited for again.
     let publisher_rest = async { if publisher.is_finished() { Ok(Ok(())) } else { publisher.await } };
-    let gate_rest = async { if gate.is_finished() { Ok(Ok(())) } else { gate.await } };
+    let gate_rest = async {
+        match gate.take() {
+            Some(gate) => gate.stop().await,
+            None => Ok(()),
+        }
+    };
     let (publisher_end, gate_end) = tokio::join!(publisher_rest, gate_rest);
     if let Some(ended) = ended {
         return ended;
     }
     publisher_end.map_err(RunError::Task)?.map_err(RunError::Publish)?;
-    gate_end.map_err(RunError::Task)?.map_err(RunError::Gate)
+    gate_end
+}
+
+/// Waits until the gate has ended; without one, for ever.
+async fn ended(gate: &mut Option<GateThread>) -> Result<(), RunError> {
+    match gate {
+        Some(running) => {
+            let ended = running.ended().await;
+            *gate = None;
+            ended
+        }
+        None => std::future::pending().await,
+    }
 }
 
 /// What the gate and its warden are told; `None` without a gate.

@@ -1,112 +1,365 @@
-//! What one gateway agent costs: resident memory and processor time while it polls Modbus devices.
+//! What one gateway agent costs while it polls many devices: processor time, resident memory, lateness, misses.
 //!
-//! `cargo bench -p bcp-tests --bench agent -- [--devices 50] [--points 20] [--seconds 30]`
+//! `cargo bench -p bcp-tests --bench agent -- [--protocol modbus|snmp] [--devices 500] [--points 20] [--seconds 30]
+//! [--dead 10%] [--answer-ms 20]`
 //!
-//! A fleet runs beside it, so that its data is committed and acknowledged as in production; the devices are Modbus TCP
-//! servers in this process, which answer at once. Whole-process figures from `/proc`.
+//! The devices are real Modbus TCP or SNMP servers in a process of their own, mosquitto is the broker, and this process
+//! commits what arrives as a collector would. So the figures of the agent's process are the agent's alone. Dead devices
+//! take requests and never answer; `--answer-ms` delays every answer.
 
-use std::path::Path;
-use std::process::{Command, Stdio};
-use std::time::Duration;
+use std::collections::BTreeMap;
+use std::io::{BufRead, BufReader, Write};
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
-use bcp_tests::{Fleet, Options, fleet, wait_for};
-use bcp_wire::Site;
+use anyhow::{Context, Result, bail, ensure};
+use bcp_fleet::devices::{ber, snmp};
+use bcp_tests::{fleet, wait_for};
+use bcp_wire::topic::Leaf;
+use bcp_wire::{Batch, Event, Lane, Site, Topic, WIRE_VERSION, Watermark, WatermarkMark};
+use rumqttc::{AsyncClient, MqttOptions, Packet, PublishOptions, QoS};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, UdpSocket};
 
-const BASE_PORT: u16 = 28000;
+/// Below the ports the system gives to outgoing connections.
+const MQTT_PORT: u16 = 25_983;
+const STATUS_PORT: u16 = 25_984;
+/// First argument of the process that plays the devices.
+const PLAY_DEVICES: &str = "--play-devices";
+/// An enterprise's subtree that exists nowhere.
+const SUBTREE: &str = "1.3.6.1.4.1.99999.1";
+/// How often a collector says what it has committed.
+const COMMIT_EVERY: Duration = Duration::from_millis(200);
+/// What is learnt at the start (tables, dead devices) is over by then.
+const WARM_UP: Duration = Duration::from_secs(10);
 
-#[tokio::main]
-async fn main() -> Result<()> {
-    let devices = argument("--devices").unwrap_or(50);
-    let points = argument("--points").unwrap_or(20).min(60);
-    let seconds = argument("--seconds").unwrap_or(30);
-    let fleet = Fleet::up(Options { base_port: BASE_PORT, ..Options::default() }).await?;
-    let dir = fleet.data_dir().join("bench");
-    std::fs::create_dir_all(dir.join("profiles/bench"))?;
+#[derive(Debug, Clone, Copy)]
+struct Load {
+    snmp: bool,
+    devices: u64,
+    points: u64,
+    seconds: u64,
+    dead: u64,
+    answer_ms: u64,
+}
 
-    let mut config = format!(
-        "site = \"a\"\nagent = \"gw-bench\"\nstate_dir = \"{dir}/state\"\nprofiles_dir = \"{dir}/profiles\"\n[mqtt]\nbroker = \"127.0.0.1:{port}\"\n",
-        dir = dir.display(),
-        port = fleet.port(Site::A, 3),
-    );
-    for n in 0..devices {
-        let listener = TcpListener::bind("127.0.0.1:0").await?;
-        let address = listener.local_addr()?;
-        tokio::spawn(serve_device(listener));
-        config.push_str(&format!(
-            "[[device]]\nid = \"meter-x{n}\"\nkind = \"meter\"\nprofile = \"bench/meter\"\ninterval = \"1s\"\nmodbus = {{ address = \"{address}\", unit = 1, timeout = \"500ms\" }}\n"
-        ));
+impl Load {
+    fn of_arguments() -> Result<Load> {
+        let number = |name: &str, default: u64| match argument(name) {
+            None => Ok(default),
+            Some(text) => text.parse().with_context(|| format!("{name} takes a number, not `{text}`")),
+        };
+        let devices = number("--devices", 500)?;
+        let dead = match argument("--dead") {
+            None => 0,
+            Some(text) => {
+                let share: u64 = text.trim_end_matches('%').parse().context("--dead takes a share, as 10%")?;
+                devices * share / 100
+            }
+        };
+        let protocol = argument("--protocol").unwrap_or_else(|| "modbus".to_owned());
+        ensure!(matches!(protocol.as_str(), "modbus" | "snmp"), "--protocol is modbus or snmp");
+        let load = Load {
+            snmp: protocol == "snmp",
+            devices,
+            points: number("--points", 20)?,
+            seconds: number("--seconds", 30)?,
+            dead,
+            answer_ms: number("--answer-ms", 0)?,
+        };
+        ensure!((1..=60).contains(&load.points) && devices > load.dead, "1 to 60 points, and not all devices dead");
+        Ok(load)
     }
-    std::fs::write(dir.join("agent.toml"), config)?;
-    std::fs::write(dir.join("profiles/bench/meter.toml"), profile(points))?;
 
-    let mut agent = Command::new(fleet::binary())
-        .args(["agent", "run", "--config"])
-        .arg(dir.join("agent.toml"))
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(std::fs::File::create(dir.join("agent.log"))?)
-        .spawn()?;
-    let last = format!("meter-x{}", devices - 1);
-    let began = wait_for("the last device's points at the collector", Duration::from_secs(20), async || {
-        let all = fleet.api(Site::A, &format!("points?device={last}")).await.ok()?;
-        (all["points"].as_array()?.len() as u64 >= points).then_some(())
+    fn arguments(&self) -> [String; 5] {
+        [
+            if self.snmp { "snmp" } else { "modbus" }.to_owned(),
+            self.devices.to_string(),
+            self.points.to_string(),
+            self.dead.to_string(),
+            self.answer_ms.to_string(),
+        ]
+    }
+}
+
+fn argument(name: &str) -> Option<String> {
+    std::env::args().skip_while(|a| a != name).nth(1)
+}
+
+fn main() -> Result<()> {
+    raise_open_files();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    if std::env::args().nth(1).is_some_and(|a| a == PLAY_DEVICES) {
+        return runtime.block_on(play_devices());
+    }
+    let load = Load::of_arguments()?;
+    let dir = std::env::temp_dir().join(format!("bcp-bench-agent-{}", std::process::id()));
+    std::fs::create_dir_all(dir.join("profiles/bench"))?;
+    let result = runtime.block_on(run(load, &dir));
+    std::fs::remove_dir_all(&dir)?;
+    result
+}
+
+/// A listener and a connection for each of 500 devices are more than the usual 1,024 files.
+fn raise_open_files() {
+    use rustix::process::{Resource, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    let _ = setrlimit(Resource::Nofile, rustix::process::Rlimit { current: limit.maximum, ..limit });
+}
+
+/// A process that ends with this one.
+struct Ended(Child);
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+async fn run(load: Load, dir: &Path) -> Result<()> {
+    let _broker = mosquitto(dir)?;
+    let mut devices = Ended(
+        Command::new(std::env::current_exe()?)
+            .arg(PLAY_DEVICES)
+            .args(load.arguments())
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .spawn()?,
+    );
+    let addresses: Vec<String> = BufReader::new(devices.0.stdout.take().context("no stdout")?)
+        .lines()
+        .take(usize::try_from(load.devices)?)
+        .collect::<Result<_, _>>()?;
+    ensure!(addresses.len() as u64 == load.devices, "the devices did not start");
+    std::fs::write(dir.join("agent.toml"), agent_config(&load, dir, &addresses))?;
+    std::fs::write(dir.join("profiles/bench/meter.toml"), profile(&load))?;
+    let received = Arc::new(AtomicU64::new(0));
+    let collector = tokio::spawn(collect(Arc::clone(&received)));
+
+    let (program, first) = agent_program();
+    println!("agent {}", program.display());
+    let started = Instant::now();
+    let agent = Ended(
+        Command::new(&program)
+            .args(first)
+            .args(["run", "--config"])
+            .arg(dir.join("agent.toml"))
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(std::fs::File::create(dir.join("agent.log"))?)
+            .spawn()?,
+    );
+    let alive = load.devices - load.dead;
+    let began = wait_for("every device's points", Duration::from_secs(20), async || {
+        (received.load(Ordering::Relaxed) >= alive * load.points).then_some(())
     })
     .await;
     if let Err(fault) = began {
-        agent.kill()?;
-        anyhow::bail!("{fault}; the agent said:\n{}", std::fs::read_to_string(dir.join("agent.log"))?);
+        bail!("{fault}; the agent said:\n{}", std::fs::read_to_string(dir.join("agent.log"))?);
     }
+    println!("all devices read {:.2} s after the start", started.elapsed().as_secs_f64());
+    tokio::time::sleep(WARM_UP).await;
 
-    let cpu_before = cpu_ms(agent.id())?;
-    tokio::time::sleep(Duration::from_secs(seconds)).await;
-    let cpu = cpu_ms(agent.id())? - cpu_before;
-    let rss = rss_kib(agent.id())?;
-    agent.kill()?;
-    agent.wait()?;
-    let samples = devices * points * seconds;
-    println!("devices {devices}, points {points} each, every second, for {seconds} s: {samples} samples");
+    let pid = agent.0.id();
+    let before = (cpu_ms(pid)?, status().await?, received.load(Ordering::Relaxed), Instant::now());
+    tokio::time::sleep(Duration::from_secs(load.seconds)).await;
+    let after = (cpu_ms(pid)?, status().await?, received.load(Ordering::Relaxed), Instant::now());
+    let elapsed_s = after.3.duration_since(before.3).as_secs_f64();
+    let cpu_s = (after.0 - before.0) as f64 / 1e3;
+    let samples = (after.2 - before.2) as f64;
+    let grown = |key: &str| after.1[key].as_u64().unwrap_or(0) - before.1[key].as_u64().unwrap_or(0);
     println!(
-        "cpu {:.2} % of one core, {:.1} s per million samples",
-        cpu as f64 / seconds as f64 / 10.0,
-        cpu as f64 * 1e3 / samples as f64
+        "{} devices by {}, {} dead, {} points each, every second; answers after {} ms",
+        load.devices,
+        if load.snmp { "SNMP" } else { "Modbus TCP" },
+        load.dead,
+        load.points,
+        load.answer_ms
     );
-    println!("resident memory {:.1} MB", rss as f64 / 1024.0);
+    println!("samples    {:.0}/s committed, {:.0} in {elapsed_s:.1} s", samples / elapsed_s, samples);
+    println!(
+        "processor  {:.2} % of one core, {:.2} s per million samples",
+        cpu_s / elapsed_s * 100.0,
+        cpu_s / samples * 1e6
+    );
+    println!("memory     {:.1} MB resident, {:.1} MB of it private", memory_mb(pid, "Rss:")?, private_mb(pid)?);
+    println!("polls      {}, missed {}, failed {}", grown("polls"), grown("missed"), grown("failed"));
+    println!("lateness   p99 {:.1} ms", after.1["lateness_p99_ms"].as_f64().unwrap_or(f64::NAN));
+    collector.abort();
     Ok(())
 }
 
-fn argument(name: &str) -> Option<u64> {
-    let mut arguments = std::env::args().skip_while(|a| a != name);
-    arguments.nth(1)?.parse().ok()
+/// `BCP_AGENT_BIN`, the agent beside the fleet's binary, or else the agent within it.
+fn agent_program() -> (PathBuf, &'static [&'static str]) {
+    let fleet = fleet::binary();
+    let beside = std::env::var_os("BCP_AGENT_BIN").map_or_else(|| fleet.with_file_name("bcp-agent"), PathBuf::from);
+    if beside.exists() { (beside, &[]) } else { (fleet, &["agent"]) }
 }
 
-/// `points` floats in one block of input registers.
-fn profile(points: u64) -> String {
-    let groups = points.div_ceil(3);
-    let mut text = String::from(
-        "format = 1\ntitle = \"Bench meter\"\nkind = \"meter\"\nsources = [\"this bench\"]\n[modbus]\nmax_registers = 125\norder = \"abcd\"\n",
+fn mosquitto(dir: &Path) -> Result<Ended> {
+    let program = ["/usr/sbin/mosquitto", "/usr/bin/mosquitto", "/usr/local/sbin/mosquitto"]
+        .into_iter()
+        .find(|path| Path::new(path).exists())
+        .context("mosquitto is not installed")?;
+    let config = dir.join("mosquitto.conf");
+    let text = format!(
+        "listener {MQTT_PORT} 127.0.0.1\nallow_anonymous true\npersistence false\nmax_queued_messages 100000\nset_tcp_nodelay true\n"
     );
-    for group in 0..groups {
-        for phase in 1..=3.min(points - 3 * group) {
-            let address = (group * 3 + phase - 1) * 2;
-            text.push_str(&format!(
-                "[[point]]\nname = \"outlet.{}.current\"\nread = \"input:{address}\"\ntype = \"f32\"\n",
-                group * 3 + phase
-            ));
-        }
+    std::fs::write(&config, text)?;
+    let child = Command::new(program).arg("-c").arg(&config).stdout(Stdio::null()).stderr(Stdio::null()).spawn()?;
+    Ok(Ended(child))
+}
+
+fn agent_config(load: &Load, dir: &Path, addresses: &[String]) -> String {
+    let mut config = format!(
+        "site = \"a\"\nagent = \"gw-bench\"\nstate_dir = \"{dir}/state\"\nprofiles_dir = \"{dir}/profiles\"\n\
+         status_listen = \"127.0.0.1:{STATUS_PORT}\"\n[mqtt]\nbroker = \"127.0.0.1:{MQTT_PORT}\"\n",
+        dir = dir.display(),
+    );
+    for (n, address) in addresses.iter().enumerate() {
+        let link = if load.snmp {
+            format!("snmp = {{ address = \"{address}\", community = \"public\", timeout = \"500ms\", retries = 0 }}")
+        } else {
+            format!("modbus = {{ address = \"{address}\", unit = 1, timeout = \"500ms\" }}")
+        };
+        config.push_str(&format!(
+            "[[device]]\nid = \"meter-x{n}\"\nkind = \"meter\"\nprofile = \"bench/meter\"\ninterval = \"1s\"\n{link}\n"
+        ));
+    }
+    config
+}
+
+/// One block of input registers, or one request of identifiers.
+fn profile(load: &Load) -> String {
+    let head = "format = 1\ntitle = \"Bench meter\"\nkind = \"meter\"\nsources = [\"this bench\"]\n";
+    let mut text = if load.snmp {
+        format!("{head}[snmp]\nmax_oids = 60\n")
+    } else {
+        format!("{head}[modbus]\nmax_registers = 125\norder = \"abcd\"\n")
+    };
+    for n in 1..=load.points {
+        let read = if load.snmp {
+            format!("read = \"{SUBTREE}.{n}.0\"\n")
+        } else {
+            format!("read = \"input:{}\"\ntype = \"f32\"\n", (n - 1) * 2)
+        };
+        text.push_str(&format!("[[point]]\nname = \"outlet.{n}.current\"\n{read}"));
     }
     text
 }
 
-/// A Modbus TCP server that answers every read of registers with the float 230.5 all over.
-async fn serve_device(listener: TcpListener) {
+/// Plays the home collector: takes everything in, commits it, says so.
+async fn collect(received: Arc<AtomicU64>) -> Result<()> {
+    let mut options = MqttOptions::new("bench-collector", ("127.0.0.1", MQTT_PORT));
+    options.set_keep_alive(30);
+    let mut network = options.network_options();
+    network.set_tcp_nodelay(true);
+    options.set_network_options(network);
+    let (client, mut events) = AsyncClient::builder(options).capacity(64).build();
+    let mut through: BTreeMap<u64, u64> = BTreeMap::new();
+    let mut tick = tokio::time::interval(COMMIT_EVERY);
+    loop {
+        tokio::select! {
+            event = events.poll() => match event {
+                Ok(rumqttc::Event::Incoming(Packet::ConnAck(_))) => {
+                    for filter in Topic::collector_filters(Site::A) {
+                        client.try_subscribe(filter, QoS::AtLeastOnce)?;
+                    }
+                }
+                Ok(rumqttc::Event::Incoming(Packet::Publish(message))) => {
+                    let topic: Topic = String::from_utf8_lossy(&message.topic).parse()?;
+                    let number = match topic.leaf {
+                        Leaf::Batch { lane: Lane::Event, .. } => {
+                            Event::from_json(&message.payload).map(|event| (event.i, event.s))?
+                        }
+                        Leaf::Batch { device, .. } => {
+                            let batch = Batch::from_json(&message.payload)?;
+                            if device.as_str().starts_with("meter") {
+                                received.fetch_add(batch.vals.len() as u64, Ordering::Relaxed);
+                            }
+                            (batch.i, batch.s)
+                        }
+                        _ => continue,
+                    };
+                    let seen = through.entry(number.0).or_default();
+                    *seen = number.1.max(*seen);
+                }
+                Ok(_) => {}
+                Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
+            },
+            _ = tick.tick() => {
+                let marks = through.iter().map(|(i, through)| WatermarkMark { i: *i, through: *through, holes: Vec::new() });
+                let mark = Watermark { v: WIRE_VERSION, collector: Site::A, marks: marks.collect() };
+                let topic = Topic::new(Site::A, "gw-bench".parse()?, Leaf::Ack { collector: Site::A }).to_string();
+                let payload = serde_json::to_vec(&mark)?;
+                let _ = client.try_publish(topic, payload, PublishOptions::at_least_once().retain(true));
+            }
+        }
+    }
+}
+
+/// The devices' process: prints one address per device, then answers until it is killed.
+async fn play_devices() -> Result<()> {
+    let arguments: Vec<String> = std::env::args().skip(2).collect();
+    let [protocol, devices, points, dead, answer_ms] = arguments.as_slice() else { bail!("five arguments") };
+    let (devices, points, dead): (u64, u64, u64) = (devices.parse()?, points.parse()?, dead.parse()?);
+    let delay = Duration::from_millis(answer_ms.parse()?);
+    let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+    let tree: Arc<snmp::Tree> = Arc::new(
+        (1..=points)
+            .filter_map(|n| Some((ber::parse_oid(&format!("{SUBTREE}.{n}.0"))?, ber::Value::Gauge32(2_305))))
+            .collect(),
+    );
+    let mut addresses = String::new();
+    for n in 0..devices {
+        let dead = n < dead;
+        let address = if protocol == "snmp" {
+            let socket = UdpSocket::bind(any).await?;
+            let address = socket.local_addr()?;
+            tokio::spawn(play_snmp(socket, Arc::clone(&tree), dead, delay));
+            address
+        } else {
+            let listener = TcpListener::bind(any).await?;
+            let address = listener.local_addr()?;
+            tokio::spawn(play_modbus(listener, dead, delay));
+            address
+        };
+        addresses.push_str(&format!("{address}\n"));
+    }
+    std::io::stdout().lock().write_all(addresses.as_bytes())?;
+    std::future::pending().await
+}
+
+async fn play_snmp(socket: UdpSocket, tree: Arc<snmp::Tree>, dead: bool, delay: Duration) {
+    let mut request = [0u8; 4096];
+    while let Ok((length, from)) = socket.recv_from(&mut request).await {
+        if let Some(answer) = snmp::answer(&request[..length], b"public", &tree).filter(|_| !dead) {
+            if !delay.is_zero() {
+                tokio::time::sleep(delay).await;
+            }
+            let _ = socket.send_to(&answer, from).await;
+        }
+    }
+}
+
+/// Answers every read of registers with the float 230.5 all over.
+async fn play_modbus(listener: TcpListener, dead: bool, delay: Duration) {
     while let Ok((mut stream, _)) = listener.accept().await {
         tokio::spawn(async move {
             let _ = stream.set_nodelay(true);
             let mut request = [0u8; 12];
             while stream.read_exact(&mut request).await.is_ok() {
+                if dead {
+                    continue;
+                }
+                if !delay.is_zero() {
+                    tokio::time::sleep(delay).await;
+                }
                 let count = u16::from_be_bytes([request[10], request[11]]);
                 let bytes = count * 2;
                 let mut answer = request[..4].to_vec();
@@ -121,6 +374,11 @@ async fn serve_device(listener: TcpListener) {
     }
 }
 
+async fn status() -> Result<serde_json::Value> {
+    let client = reqwest::Client::builder().no_proxy().build()?;
+    Ok(client.get(format!("http://127.0.0.1:{STATUS_PORT}/status")).send().await?.json().await?)
+}
+
 fn cpu_ms(pid: u32) -> Result<u64> {
     let stat = std::fs::read_to_string(Path::new("/proc").join(pid.to_string()).join("stat"))?;
     let fields: Vec<&str> = stat.rsplit(')').next().context("stat")?.split_whitespace().collect();
@@ -128,8 +386,12 @@ fn cpu_ms(pid: u32) -> Result<u64> {
     Ok((fields[11].parse::<u64>()? + fields[12].parse::<u64>()?) * 10)
 }
 
-fn rss_kib(pid: u32) -> Result<u64> {
-    let status = std::fs::read_to_string(Path::new("/proc").join(pid.to_string()).join("status"))?;
-    let line = status.lines().find(|l| l.starts_with("VmRSS:")).context("VmRSS")?;
-    Ok(line.split_whitespace().nth(1).context("VmRSS value")?.parse()?)
+fn memory_mb(pid: u32, what: &str) -> Result<f64> {
+    let rollup = std::fs::read_to_string(Path::new("/proc").join(pid.to_string()).join("smaps_rollup"))?;
+    let line = rollup.lines().find(|line| line.starts_with(what)).with_context(|| what.to_owned())?;
+    Ok(line.split_whitespace().nth(1).context("no figure")?.parse::<f64>()? / 1024.0)
+}
+
+fn private_mb(pid: u32) -> Result<f64> {
+    Ok(memory_mb(pid, "Private_Clean:")? + memory_mb(pid, "Private_Dirty:")?)
 }

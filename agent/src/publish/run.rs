@@ -609,6 +609,7 @@ impl Publisher {
     /// Hands over what fits the window: state, descriptions, then payloads.
     fn hand_over(&mut self, client: &AsyncClient) {
         let now_ms = self.now_ms();
+        self.spool.flush(now_ms);
         if !self.connected || now_ms < self.greeting_until_ms {
             return;
         }
@@ -711,6 +712,7 @@ impl Publisher {
                 tokio::time::sleep(Duration::from_millis(50)).await;
             }
         }
+        self.spool.flush(self.now_ms());
         if let Err(error) = sync_all(&self.spool.take_unsynced()) {
             tracing::error!(%error, "the spool was not synced at the end");
         }

@@ -1,31 +1,64 @@
 //! Application checks: is the service there, and how fast does it answer.
 //!
-//! Knows: one HTTP request or TCP connection at a time, always a new one, as a new user would come. Refuses to know:
-//! whether a service is down; that takes several checks from several places.
+//! Knows: one request at a time, always on a new connection, as a new user would come. Refuses to know: whether a
+//! service is down; that takes several checks from several places.
+//!
+//! | module | asks |
+//! |---|---|
+//! | [`http`] | a URL: status, body |
+//! | [`tls`] | a TLS port: chain, name, days until the certificate expires |
+//! | [`dns`] | a name server: addresses of a name |
+//! | [`script`] | a program |
 //!
 //! A check never backs off: "down" is a good reading, and the first good answer must be seen at once.
 
+mod dns;
+mod http;
+mod script;
+mod tls;
+
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bcp_wire::presence::PointMeta;
 use bcp_wire::{BadReason, DeviceMeta, PointName, Value, WIRE_VERSION};
+use rustls::ClientConfig;
+use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
 
-use crate::config::{CheckConfig, CheckProbe, HttpProbe};
+use crate::config::{CheckConfig, CheckProbe, TcpProbe};
 use crate::outbound::Sample;
 use crate::schedule::Outcome;
 use crate::source::{Polled, transition};
+pub use tls::{Trust, TrustError};
 
-/// Most of a body that is read and searched.
-const MAX_BODY_BYTES: usize = 64 * 1024;
+/// Most of a greeting that is read and searched.
+const MAX_GREETING_BYTES: u64 = 1_024;
+
+/// Why a check cannot begin.
+#[derive(Debug, thiserror::Error)]
+pub enum CheckError {
+    #[error("failed to set up trust for check {check}")]
+    Trust { check: bcp_wire::Id, source: TrustError },
+    #[error("failed to build the HTTP client of check {check}")]
+    Client { check: bcp_wire::Id, source: reqwest::Error },
+}
 
 /// One check.
 #[derive(Debug)]
 pub struct Check {
     config: CheckConfig,
-    client: reqwest::Client,
+    tools: Tools,
     last: Option<&'static str>,
     names: Names,
+}
+
+/// What the probe works with.
+#[derive(Debug)]
+enum Tools {
+    Http { client: reqwest::Client, expiry: tls::Expiry },
+    Tls { client: Arc<ClientConfig>, expiry: tls::Expiry },
+    None,
 }
 
 #[derive(Debug)]
@@ -33,30 +66,88 @@ struct Names {
     state: PointName,
     latency: PointName,
     status: PointName,
+    days_left: PointName,
 }
 
 /// What one try gave.
+#[derive(Debug)]
 struct Tried {
-    up: bool,
+    verdict: Verdict,
     latency: Option<Duration>,
     status: Option<u16>,
     trouble: Option<String>,
 }
 
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Verdict {
+    Up,
+    Degraded,
+    Down,
+}
+
+impl Tried {
+    const fn up() -> Tried {
+        Tried { verdict: Verdict::Up, latency: None, status: None, trouble: None }
+    }
+
+    const fn down(trouble: String) -> Tried {
+        Tried { verdict: Verdict::Down, latency: None, status: None, trouble: Some(trouble) }
+    }
+
+    /// It works, but not as it should.
+    fn degrade(&mut self, trouble: String) {
+        if self.verdict == Verdict::Up {
+            self.verdict = Verdict::Degraded;
+            self.trouble = Some(trouble);
+        }
+    }
+
+    const fn state(&self) -> &'static str {
+        match self.verdict {
+            Verdict::Up => "up",
+            Verdict::Degraded => "degraded",
+            Verdict::Down => "down",
+        }
+    }
+}
+
+/// The last cause says what happened ("connection refused"); what is before it repeats the address.
+fn cause(error: &dyn std::error::Error) -> String {
+    let mut last = error;
+    while let Some(cause) = last.source() {
+        last = cause;
+    }
+    last.to_string()
+}
+
 impl Check {
     /// # Errors
-    /// The HTTP client cannot be built.
-    pub fn new(config: CheckConfig) -> Result<Check, reqwest::Error> {
-        let client = reqwest::Client::builder()
-            .no_proxy()
-            .redirect(reqwest::redirect::Policy::none())
-            .pool_max_idle_per_host(0)
-            .user_agent(concat!("bcp-agent/", env!("CARGO_PKG_VERSION")))
-            .build()?;
+    /// Its authorities cannot be read.
+    pub fn new(config: CheckConfig, trust: &Trust) -> Result<Check, CheckError> {
+        let trusting = |encrypted, ca| {
+            trust.client(encrypted, ca).map_err(|source| CheckError::Trust { check: config.id.clone(), source })
+        };
+        let tools = match &config.probe {
+            CheckProbe::Http(http) => {
+                let (tls, expiry) = trusting(http.url.starts_with("https:"), http.ca.as_ref())?;
+                let client =
+                    http::client(tls).map_err(|source| CheckError::Client { check: config.id.clone(), source })?;
+                Tools::Http { client, expiry }
+            }
+            CheckProbe::Tls(probe) => {
+                let (client, expiry) = trusting(true, probe.ca.as_ref())?;
+                Tools::Tls { client: Arc::new(client), expiry }
+            }
+            CheckProbe::Tcp(_) | CheckProbe::Dns(_) | CheckProbe::Script(_) => Tools::None,
+        };
         let name = |text: &str| text.parse().expect("the names of the contract are point names");
-        let names =
-            Names { state: name("check.state"), latency: name("check.latency"), status: name("check.http.status") };
-        Ok(Check { config, client, last: None, names })
+        let names = Names {
+            state: name("check.state"),
+            latency: name("check.latency"),
+            status: name("check.http.status"),
+            days_left: name("check.tls.days-left"),
+        };
+        Ok(Check { config, tools, last: None, names })
     }
 
     #[must_use]
@@ -64,13 +155,22 @@ impl Check {
         &self.config
     }
 
+    const fn has_status(&self) -> bool {
+        matches!(self.config.probe, CheckProbe::Http(_))
+    }
+
+    fn has_expiry(&self) -> bool {
+        match &self.config.probe {
+            CheckProbe::Http(http) => http.url.starts_with("https:"),
+            CheckProbe::Tls(_) => true,
+            CheckProbe::Tcp(_) | CheckProbe::Dns(_) | CheckProbe::Script(_) => false,
+        }
+    }
+
     #[must_use]
     pub fn meta(&self) -> DeviceMeta {
         let interval_ms = u64::try_from(self.config.interval.as_millis()).unwrap_or(u64::MAX);
-        let source = match &self.config.probe {
-            CheckProbe::Http(http) => http.url.clone(),
-            CheckProbe::Tcp { address, .. } => address.clone(),
-        };
+        let source = self.config.probe.target();
         let point = |name: &PointName, unit: &str| PointMeta {
             name: name.clone(),
             unit: unit.to_owned(),
@@ -78,8 +178,11 @@ impl Check {
             source: Some(source.clone()),
         };
         let mut points = vec![point(&self.names.state, ""), point(&self.names.latency, "ms")];
-        if matches!(self.config.probe, CheckProbe::Http(_)) {
+        if self.has_status() {
             points.push(point(&self.names.status, "1"));
+        }
+        if self.has_expiry() {
+            points.push(point(&self.names.days_left, "d"));
         }
         DeviceMeta {
             v: WIRE_VERSION,
@@ -96,20 +199,48 @@ impl Check {
     }
 
     pub async fn poll(&mut self) -> Polled {
-        let tried = match &self.config.probe {
-            CheckProbe::Http(http) => try_http(&self.client, http).await,
-            CheckProbe::Tcp { address, timeout } => try_tcp(address, *timeout).await,
+        let (mut tried, days_left) = match (&self.config.probe, &self.tools) {
+            (CheckProbe::Http(probe), Tools::Http { client, expiry }) => {
+                let mut tried = http::try_once(client, probe).await;
+                let days_left = expiry.take_days_left();
+                tls::judge_expiry(&mut tried, days_left, probe.min_days);
+                (tried, days_left)
+            }
+            (CheckProbe::Tls(probe), Tools::Tls { client, expiry }) => {
+                let mut tried = tls::try_once(client, probe).await;
+                let days_left = expiry.take_days_left();
+                tls::judge_expiry(&mut tried, days_left, probe.min_days);
+                (tried, days_left)
+            }
+            (CheckProbe::Tcp(probe), _) => (try_tcp(probe).await, None),
+            (CheckProbe::Dns(probe), _) => (dns::try_once(probe).await, None),
+            (CheckProbe::Script(probe), _) => (script::try_once(probe).await, None),
+            // `new` pairs them.
+            (CheckProbe::Http(_) | CheckProbe::Tls(_), _) => (Tried::down("not set up".to_owned()), None),
         };
-        let state = if tried.up { "up" } else { "down" };
+        if let (Some(bound), Some(latency)) = (self.config.degraded_after, tried.latency)
+            && latency > bound
+        {
+            tried.degrade(format!("answered after {latency:.0?}, later than {bound:?}"));
+        }
+        self.told(tried, days_left)
+    }
+
+    fn told(&mut self, tried: Tried, days_left: Option<f64>) -> Polled {
+        let state = tried.state();
         let transition = transition(&self.names.state, self.last, state);
         self.last = Some(state);
-        let mut samples: Vec<Sample> = Vec::with_capacity(3);
+        let mut samples: Vec<Sample> = Vec::with_capacity(4);
         samples.push((self.names.state.clone(), 0, Ok(Value::Text(state.to_owned()))));
         let latency = tried.latency.and_then(|latency| Value::num((latency.as_secs_f64() * 1e6).round() / 1e3));
         samples.push((self.names.latency.clone(), 0, latency.ok_or(BadReason::Timeout)));
-        if matches!(self.config.probe, CheckProbe::Http(_)) {
+        if self.has_status() {
             let status = tried.status.map(|status| Value::Num(f64::from(status)));
             samples.push((self.names.status.clone(), 0, status.ok_or(BadReason::Timeout)));
+        }
+        if self.has_expiry() {
+            let days = days_left.and_then(Value::num);
+            samples.push((self.names.days_left.clone(), 0, days.ok_or(BadReason::Timeout)));
         }
         Polled {
             outcome: Outcome::Answered,
@@ -122,65 +253,37 @@ impl Check {
     }
 }
 
-async fn try_http(client: &reqwest::Client, probe: &HttpProbe) -> Tried {
+async fn try_tcp(probe: &TcpProbe) -> Tried {
     let start = Instant::now();
-    let failed = |trouble: String| Tried { up: false, latency: None, status: None, trouble: Some(trouble) };
     let exchange = async {
-        let mut answer = client.get(&probe.url).send().await?;
-        let status = answer.status().as_u16();
-        let mut body = Vec::new();
-        while let Some(chunk) = answer.chunk().await? {
-            body.extend_from_slice(chunk.get(..MAX_BODY_BYTES.saturating_sub(body.len())).unwrap_or(&chunk));
-            if body.len() >= MAX_BODY_BYTES {
-                break;
+        let stream = TcpStream::connect(probe.address.as_str()).await?;
+        let mut greeting = Vec::new();
+        if let Some(want) = &probe.expect {
+            let mut stream = stream.take(MAX_GREETING_BYTES);
+            while !greeting.windows(want.len()).any(|part| part == want.as_bytes()) {
+                if stream.read_buf(&mut greeting).await? == 0 {
+                    return Ok(Some(format!("the greeting lacks `{want}`")));
+                }
             }
         }
-        Ok::<_, reqwest::Error>((status, body))
+        Ok::<_, std::io::Error>(None)
     };
-    let (status, body) = match tokio::time::timeout(probe.timeout, exchange).await {
-        Err(_) => return failed(format!("no complete answer within {:?}", probe.timeout)),
-        Ok(Err(error)) => return failed(causes(&error)),
-        Ok(Ok(answer)) => answer,
-    };
-    let latency = Some(start.elapsed());
-    let trouble = if status != probe.expect_status {
-        Some(format!("status {status} instead of {}", probe.expect_status))
-    } else {
-        let missing = probe.expect_body.as_deref().filter(|want| !contains(&body, want.as_bytes()));
-        missing.map(|want| format!("the answer lacks `{want}`"))
-    };
-    Tried { up: trouble.is_none(), latency, status: Some(status), trouble }
-}
-
-fn contains(body: &[u8], wanted: &[u8]) -> bool {
-    wanted.is_empty() || body.windows(wanted.len()).any(|window| window == wanted)
-}
-
-/// The last cause says what happened ("connection refused"); what is before it repeats the URL.
-fn causes(error: &dyn std::error::Error) -> String {
-    let mut last = error;
-    while let Some(cause) = last.source() {
-        last = cause;
-    }
-    last.to_string()
-}
-
-async fn try_tcp(address: &str, timeout: Duration) -> Tried {
-    let start = Instant::now();
-    match tokio::time::timeout(timeout, TcpStream::connect(address)).await {
-        Ok(Ok(_)) => Tried { up: true, latency: Some(start.elapsed()), status: None, trouble: None },
-        Ok(Err(error)) => Tried { up: false, latency: None, status: None, trouble: Some(error.to_string()) },
-        Err(_) => {
-            let trouble = Some(format!("no connection within {timeout:?}"));
-            Tried { up: false, latency: None, status: None, trouble }
+    match tokio::time::timeout(probe.timeout, exchange).await {
+        Err(_) if probe.expect.is_some() => {
+            Tried::down(format!("no connection and greeting within {:?}", probe.timeout))
         }
+        Err(_) => Tried::down(format!("no connection within {:?}", probe.timeout)),
+        Ok(Err(error)) => Tried::down(cause(&error)),
+        Ok(Ok(Some(trouble))) => Tried { latency: Some(start.elapsed()), ..Tried::down(trouble) },
+        Ok(Ok(None)) => Tried { latency: Some(start.elapsed()), ..Tried::up() },
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use crate::config::{HttpProbe, TlsProbe};
+    use tokio::io::AsyncWriteExt;
     use tokio::net::TcpListener;
 
     /// Answers each connection with the next of these texts; after the last, it accepts and says nothing.
@@ -207,7 +310,13 @@ mod tests {
         let _ = rustls::crypto::ring::default_provider().install_default();
         let id = "c".parse().unwrap();
         let service = "s".parse().unwrap();
-        Check::new(CheckConfig { id, service, target_site: None, interval: Duration::from_secs(1), probe }).unwrap()
+        let interval = Duration::from_secs(1);
+        let config = CheckConfig { id, service, target_site: None, interval, degraded_after: None, probe };
+        Check::new(config, &Trust::default()).unwrap()
+    }
+
+    fn tcp(address: String, expect: Option<&str>) -> CheckProbe {
+        CheckProbe::Tcp(TcpProbe { address, expect: expect.map(str::to_owned), timeout: Duration::from_millis(300) })
     }
 
     fn state(polled: &Polled) -> String {
@@ -227,6 +336,8 @@ mod tests {
             expect_status: 200,
             expect_body: Some("active".to_owned()),
             timeout: Duration::from_millis(300),
+            ca: None,
+            min_days: 7,
         }));
         let first = check.poll().await;
         assert_eq!((state(&first), first.trouble.is_none(), first.transition.is_some()), ("up".to_owned(), true, true));
@@ -243,12 +354,135 @@ mod tests {
     #[tokio::test]
     async fn a_tcp_check_sees_a_listener_and_its_absence() {
         let address = server(vec![]).await;
-        let mut up = check(CheckProbe::Tcp { address, timeout: Duration::from_millis(300) });
+        let mut up = check(tcp(address, None));
         assert_eq!(state(&up.poll().await), "up");
         let closed = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().to_string();
-        let mut down = check(CheckProbe::Tcp { address: closed, timeout: Duration::from_millis(300) });
+        let mut down = check(tcp(closed, None));
         let polled = down.poll().await;
         assert_eq!(state(&polled), "down");
         assert!(polled.trouble.unwrap().contains("refused"));
+    }
+
+    #[tokio::test]
+    async fn a_tcp_check_reads_the_greeting() {
+        let greeter = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = greeter.local_addr().unwrap().to_string();
+        tokio::spawn(async move {
+            let mut open = Vec::new();
+            for greeting in ["220 ready\r\n", "554 no\r\n", ""] {
+                let (mut stream, _) = greeter.accept().await.unwrap();
+                stream.write_all(greeting.as_bytes()).await.unwrap();
+                if greeting.starts_with("554") {
+                    stream.shutdown().await.unwrap();
+                }
+                open.push(stream);
+            }
+            std::future::pending::<()>().await;
+        });
+        let mut check = check(tcp(address, Some("220 ")));
+        assert_eq!(state(&check.poll().await), "up");
+        assert!(check.poll().await.trouble.unwrap().contains("lacks `220 `"));
+        assert!(check.poll().await.trouble.unwrap().contains("greeting within"));
+    }
+
+    #[tokio::test]
+    async fn slow_is_degraded() {
+        let address = server(vec!["HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"; 2]).await;
+        let probe = HttpProbe {
+            url: format!("http://{address}/"),
+            expect_status: 200,
+            expect_body: None,
+            timeout: Duration::from_secs(2),
+            ca: None,
+            min_days: 7,
+        };
+        let mut check = check(CheckProbe::Http(probe));
+        assert_eq!(state(&check.poll().await), "up");
+        check.config.degraded_after = Some(Duration::from_nanos(1));
+        let slow = check.poll().await;
+        assert_eq!((state(&slow), slow.transition.is_some()), ("degraded".to_owned(), true));
+    }
+
+    /// A TLS server with a certificate of this life, and the file of its authority.
+    async fn tls_server(dir: &std::path::Path, days: i64) -> (String, std::path::PathBuf) {
+        use rcgen::{CertificateParams, KeyPair, date_time_ymd};
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let key = KeyPair::generate().unwrap();
+        let mut params = CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
+        params.not_before = date_time_ymd(2020, 1, 1);
+        let hours = Duration::from_secs(3_600);
+        let (now, span) =
+            (std::time::SystemTime::now() + hours, hours * 24 * u32::try_from(days.unsigned_abs()).unwrap());
+        params.not_after = if days > 0 { now + span } else { now - span }.into();
+        let certificate = params.self_signed(&key).unwrap();
+        let ca = dir.join(format!("ca{days}.pem"));
+        std::fs::write(&ca, certificate.pem()).unwrap();
+        let key = rustls::pki_types::PrivateKeyDer::Pkcs8(key.serialize_der().into());
+        let config = rustls::ServerConfig::builder()
+            .with_no_client_auth()
+            .with_single_cert(vec![certificate.der().clone()], key)
+            .unwrap();
+        let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(config));
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                let acceptor = acceptor.clone();
+                tokio::spawn(async move {
+                    if let Ok(mut stream) = acceptor.accept(stream).await {
+                        let mut head = [0; 1024];
+                        let _ = stream.read(&mut head).await;
+                        let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").await;
+                        let _ = stream.shutdown().await;
+                    }
+                });
+            }
+        });
+        (address, ca)
+    }
+
+    #[tokio::test]
+    async fn a_certificate_is_told_by_its_days() {
+        let dir = std::env::temp_dir().join(format!("bcp-checks-{}", std::process::id()));
+        std::fs::create_dir_all(&dir).unwrap();
+        for (days, min_days, want) in [(90, 7, "up"), (3, 7, "degraded"), (-3, 7, "down")] {
+            let (address, ca) = tls_server(&dir, days).await;
+            let port = address.rsplit(':').next().unwrap().to_owned();
+            let tls = CheckProbe::Tls(TlsProbe {
+                address,
+                server_name: "localhost".try_into().unwrap(),
+                timeout: Duration::from_secs(2),
+                ca: Some(ca.clone()),
+                min_days,
+            });
+            let http = CheckProbe::Http(HttpProbe {
+                url: format!("https://localhost:{port}/"),
+                expect_status: 200,
+                expect_body: None,
+                timeout: Duration::from_secs(2),
+                ca: Some(ca),
+                min_days,
+            });
+            for probe in [tls, http] {
+                let polled = check(probe).poll().await;
+                assert_eq!(state(&polled), want, "{days} days: {:?}", polled.trouble);
+                let left = polled.samples.last().unwrap().2.as_ref().unwrap().as_num().unwrap();
+                #[allow(clippy::cast_precision_loss)]
+                let off = (left - days as f64).abs();
+                assert!(off < 0.1, "{left} instead of {days}");
+            }
+        }
+        let (address, _) = tls_server(&dir, 90).await;
+        let mut stranger = check(CheckProbe::Tls(TlsProbe {
+            address,
+            server_name: "localhost".try_into().unwrap(),
+            timeout: Duration::from_secs(2),
+            ca: None,
+            min_days: 7,
+        }));
+        let polled = stranger.poll().await;
+        assert_eq!(state(&polled), "down");
+        assert!(polled.samples[2].2.is_ok(), "its days are told all the same");
+        std::fs::remove_dir_all(&dir).unwrap();
     }
 }

@@ -125,11 +125,12 @@ impl Group {
 /// Sorts devices, checks and the host into tasks.
 ///
 /// # Errors
-/// A check's HTTP client cannot be built.
-pub fn groups(config: &Config) -> Result<Vec<Group>, reqwest::Error> {
+/// A check cannot be set up.
+pub fn groups(config: &Config) -> Result<Vec<Group>, checks::CheckError> {
     let mut groups = device_groups(config.devices.iter().cloned().map(Arc::new));
+    let trust = checks::Trust::default();
     for check in &config.checks {
-        groups.push(Group::Check(Box::new(checks::Check::new(check.clone())?)));
+        groups.push(Group::Check(Box::new(checks::Check::new(check.clone(), &trust)?)));
     }
     if let Some(host) = &config.host {
         groups.push(Group::Host(Box::new(host::Host::new(host.clone()))));
@@ -280,7 +281,8 @@ impl Task {
     async fn poll(&mut self, slot: usize, late: Duration) -> bool {
         let Some((id, interval)) = self.ids.get(slot).cloned() else { return false };
         let t_ms = wall_ms();
-        let polled = self.group.poll(slot, interval).await;
+        // On the heap for as long as it lasts: what a poll needs is much more than what a task needs between two polls.
+        let polled = Box::pin(self.group.poll(slot, interval)).await;
         let finished = self.timetable.finished(slot, self.board.clock().now(), polled.outcome);
         self.board.polled(&id, late, &polled, &finished, t_ms);
         let mut events = Vec::new();

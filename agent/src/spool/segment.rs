@@ -98,25 +98,33 @@ pub fn list(dir: &Path) -> io::Result<Vec<SegmentName>> {
     Ok(names)
 }
 
-pub fn encode(record: &Record) -> Vec<u8> {
+/// Length of the encoded record.
+pub fn encoded_bytes(record: &Record) -> usize {
+    PREFIX_BYTES + FIXED_BYTES + record.device.as_str().len() + record.payload.len()
+}
+
+/// Appends the encoded record.
+pub fn encode(record: &Record, out: &mut Vec<u8>) {
+    let start = out.len();
     let device = record.device.as_str().as_bytes();
-    let mut body = Vec::with_capacity(PREFIX_BYTES + FIXED_BYTES + device.len() + record.payload.len());
-    body.extend([0; PREFIX_BYTES]);
-    body.extend(record.key.incarnation.to_le_bytes());
-    body.extend(record.key.seq.to_le_bytes());
-    body.extend(crc32c::crc32c(&body[PREFIX_BYTES..]).to_le_bytes());
-    body.extend(record.t_ms.to_le_bytes());
-    body.push(u8::from(record.class == Class::Event));
-    body.push(u8::try_from(device.len()).expect("an id has at most 32 bytes"));
-    body.extend(record.samples.to_le_bytes());
-    body.extend(device);
-    body.extend(&record.payload);
-    let length = u32::try_from(body.len() - PREFIX_BYTES).expect("a payload is far below 4 GiB");
-    let crc = crc32c::crc32c(&body[PREFIX_BYTES..]);
-    body[..4].copy_from_slice(&MARK);
-    body[4..8].copy_from_slice(&length.to_le_bytes());
-    body[8..12].copy_from_slice(&crc.to_le_bytes());
-    body
+    out.reserve(encoded_bytes(record));
+    out.extend([0; PREFIX_BYTES]);
+    let body = out.len();
+    out.extend(record.key.incarnation.to_le_bytes());
+    out.extend(record.key.seq.to_le_bytes());
+    out.extend(crc32c::crc32c(&out[body..]).to_le_bytes());
+    out.extend(record.t_ms.to_le_bytes());
+    out.push(u8::from(record.class == Class::Event));
+    out.push(u8::try_from(device.len()).expect("an id has at most 32 bytes"));
+    out.extend(record.samples.to_le_bytes());
+    out.extend(device);
+    out.extend(&record.payload);
+    let length = u32::try_from(out.len() - body).expect("a payload is far below 4 GiB");
+    let crc = crc32c::crc32c(&out[body..]);
+    let prefix = &mut out[start..body];
+    prefix[..4].copy_from_slice(&MARK);
+    prefix[4..8].copy_from_slice(&length.to_le_bytes());
+    prefix[8..].copy_from_slice(&crc.to_le_bytes());
 }
 
 fn le_u32(bytes: &[u8], at: usize) -> Option<u32> {
@@ -222,11 +230,10 @@ pub fn scan(path: &Path, first: Key, next: Option<Key>) -> io::Result<Scan> {
     Ok(scan)
 }
 
-/// Makes a new segment and puts its name on the disk.
-pub fn create(dir: &Path, path: &Path) -> io::Result<File> {
+/// Makes a new segment. Its name is safe once the directory is synced.
+pub fn create(path: &Path) -> io::Result<File> {
     let file = OpenOptions::new().write(true).create(true).truncate(true).open(path)?;
     file.write_all_at(HEADER, 0)?;
-    File::open(dir)?.sync_all()?;
     Ok(file)
 }
 

@@ -50,7 +50,9 @@ fn record(incarnation: u64, seq: u64, class: Class) -> Record {
 }
 
 fn fill(spool: &mut Spool, range: std::ops::RangeInclusive<u64>) -> Vec<bcp_wire::Gap> {
-    range.flat_map(|seq| spool.append(&record(1, seq, Class::Data), 0, T0)).collect()
+    let gaps = range.flat_map(|seq| spool.append(&record(1, seq, Class::Data), 0, T0)).collect();
+    spool.flush(0);
+    gaps
 }
 
 fn seqs(spool: &Spool) -> Vec<u64> {
@@ -71,6 +73,7 @@ fn keeps_until_committed_and_across_restart() {
     let mut spool = open(&dir).spool;
     assert!(fill(&mut spool, 1..=30).is_empty());
     spool.append(&record(1, 31, Class::Event), 0, T0);
+    spool.flush(0);
     assert_eq!(spool.read(Key { incarnation: 1, seq: 7 }).unwrap(), record(1, 7, Class::Data));
     assert!(dir.segments().len() > 3, "several segments");
     let freed = spool.commit(&mark(1, 20, vec![(5, 6)]));
@@ -95,6 +98,7 @@ fn a_new_incarnation_starts_a_segment() {
     let mut spool = open(&dir).spool;
     assert_eq!(spool.highest_incarnation(), 1);
     spool.append(&record(2, 1, Class::Data), 0, T0);
+    spool.flush(0);
     drop(spool);
     assert_eq!(
         open(&dir).spool.keys().map(|(k, _)| (k.incarnation, k.seq)).collect::<Vec<_>>(),
@@ -197,6 +201,53 @@ fn a_refusing_disk_costs_only_durability() {
     spool.commit(&mark(1, 8, vec![]));
     assert!(spool.is_empty() && spool.figures().memory_bytes == 0);
     assert_eq!(spool.figures().dropped, 0);
+}
+
+#[test]
+fn what_was_gathered_when_the_disk_refuses_is_not_lost() {
+    let dir = Dir::new("gathered");
+    let mut spool = open(&dir).spool;
+    fill(&mut spool, 1..=3);
+    for seq in 4..=6 {
+        spool.append(&record(1, seq, Class::Data), 0, T0);
+    }
+    spool.refuse_writes = true;
+    spool.flush(0);
+    assert!(spool.figures().in_memory_only);
+    for seq in 1..=6 {
+        assert_eq!(spool.read(Key { incarnation: 1, seq }).unwrap(), record(1, seq, Class::Data), "{seq}");
+    }
+    drop(spool);
+    let Opened { spool, gaps, .. } = open(&dir);
+    assert!(gaps.is_empty() && seqs(&spool) == [1, 2, 3], "{gaps:?}");
+}
+
+#[test]
+fn payloads_are_read_from_memory_and_from_disk_alike() {
+    let dir = Dir::new("tail");
+    let mut spool = open(&dir).spool;
+    for seq in 1..=40 {
+        let class = if seq % 3 == 0 { Class::Event } else { Class::Data };
+        spool.append(&record(1, seq, class), 0, T0);
+        if seq % 4 == 0 {
+            spool.flush(0);
+        }
+        for back in 1..=seq {
+            let class = if back % 3 == 0 { Class::Event } else { Class::Data };
+            assert_eq!(spool.read(Key { incarnation: 1, seq: back }).unwrap(), record(1, back, class), "{seq} {back}");
+        }
+    }
+}
+
+#[test]
+fn a_segment_committed_while_it_was_written_goes_with_the_next() {
+    let dir = Dir::new("roll");
+    let mut spool = open(&dir).spool;
+    for seq in 1..=60 {
+        fill(&mut spool, seq..=seq);
+        spool.commit(&mark(1, seq, vec![]));
+    }
+    assert_eq!(dir.segments().len(), 1);
 }
 
 #[test]

@@ -1,8 +1,11 @@
 //! Identifiers: sites, agents, devices, points, epochs.
 
 use std::fmt;
+use std::marker::PhantomData;
 use std::str::FromStr;
+use std::sync::Arc;
 
+use serde::de::Visitor;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// Longest identifier, in bytes: topic levels stay short and log lines stay readable.
@@ -99,9 +102,9 @@ fn clip(text: &str) -> String {
 }
 
 /// Name of an agent, device, service, ticket or asset: `[a-z0-9-]{1,32}`.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
-#[serde(transparent)]
-pub struct Id(String);
+/// Shared, because readings of the same device or point carry it by the thousand.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Id(Arc<str>);
 
 impl Id {
     #[must_use]
@@ -115,7 +118,7 @@ impl FromStr for Id {
     fn from_str(text: &str) -> Result<Self, IdError> {
         let fits = (1..=MAX_ID_BYTES).contains(&text.len())
             && text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-');
-        if fits { Ok(Id(text.to_owned())) } else { Err(IdError::Id { text: clip(text) }) }
+        if fits { Ok(Id(text.into())) } else { Err(IdError::Id { text: clip(text) }) }
     }
 }
 
@@ -144,16 +147,22 @@ impl std::borrow::Borrow<str> for Id {
     }
 }
 
+impl Serialize for Id {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&self.0)
+    }
+}
+
 impl<'de> Deserialize<'de> for Id {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
+        deserializer.deserialize_str(Parsed(PhantomData))
     }
 }
 
 /// Name of a measured quantity of a device, as `battery.charge` or `fan.1.speed`.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
-#[serde(transparent)]
-pub struct PointName(String);
+/// Shared, as [`Id`] is.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct PointName(Arc<str>);
 
 impl PointName {
     #[must_use]
@@ -169,7 +178,7 @@ impl FromStr for PointName {
             && text.split('.').all(|part| {
                 !part.is_empty() && part.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
             });
-        if fits { Ok(PointName(text.to_owned())) } else { Err(IdError::Point { text: clip(text) }) }
+        if fits { Ok(PointName(text.into())) } else { Err(IdError::Point { text: clip(text) }) }
     }
 }
 
@@ -191,9 +200,30 @@ impl std::borrow::Borrow<str> for PointName {
     }
 }
 
+impl Serialize for PointName {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&self.0)
+    }
+}
+
 impl<'de> Deserialize<'de> for PointName {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
+        deserializer.deserialize_str(Parsed(PhantomData))
+    }
+}
+
+/// Reads a text without making a copy of it first.
+struct Parsed<T>(PhantomData<T>);
+
+impl<T: FromStr<Err = IdError>> Visitor<'_> for Parsed<T> {
+    type Value = T;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an identifier")
+    }
+
+    fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<T, E> {
+        text.parse().map_err(E::custom)
     }
 }
 
