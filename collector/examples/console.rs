@@ -176,10 +176,10 @@ fn device(id: &str, kind: &str, site: Site, now: Mono, second: u64) -> anyhow::R
 fn alarms(now: Wall, second: u64) -> anyhow::Result<Vec<bcp_core::alarms::AlarmView>> {
     let alarm = |id: &str, site: &str, priority: &str, title: &str, age: u64, symptoms: usize, explain: &str| {
         let (rule, asset) = id.split_once('/').unwrap_or((id, ""));
-        json!({"id": id, "rule": rule, "asset": asset, "site": site, "state": "unacknowledged", "active": true,
+        json!({"id": id, "rule": rule, "asset": asset, "site": site, "state": "unacknowledged", "standing": "open", "active": true,
             "priority": priority, "title": {"en": title}, "runbook": "cooling/supply-air-hot.md", "explain": explain,
             "owner": if priority == "high" { Some("op-3") } else { None }, "since_log_ms": 5, "since_wall_ms": now.0 - age as i64,
-            "age_ms": age, "acknowledged_by": null, "shelved_by": null, "shelved_reason": null, "shelved_for_ms": null,
+            "age_ms": age, "raised_ago_ms": age, "acknowledged_by": null, "shelved_by": null, "shelved_reason": null, "shelved_for_ms": null,
             "annunciated": true, "chattering": false, "damped": 0, "cause": null, "symptoms": symptoms,
             "first_symptoms": if symptoms > 0 { vec!["pdu-w1", "rack-w1"] } else { vec![] }, "order": 1, "votes": {}, "notes": [], "agreed": true})
     };

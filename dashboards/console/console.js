@@ -73,7 +73,7 @@ function show(part, html, at) {
   const added = [...next.keys()].filter(id => !old.has(id)).length;
   if (added && old.size && reading(part)) {
     held.set(part, { html, at });
-    for (const [id, row] of next) { const mine = old.get(id); if (mine && !mine.contains(document.activeElement)) { mine.className = row.className; mine.innerHTML = row.innerHTML; } }
+    for (const [id, row] of next) { const mine = old.get(id); if (mine && !mine.contains(document.activeElement)) { const open = $$("details[open]", mine).map(e => e.id); mine.className = row.className; mine.innerHTML = row.innerHTML; $$("details", mine).forEach(e => (e.open = open.includes(e.id))); } }
     let bar = $(".new", part);
     if (!bar) {
       bar = document.createElement("button");
@@ -100,8 +100,10 @@ function replace(part, fresh, at) {
   held.delete(part);
   const focus = document.activeElement, row = focus?.closest?.("[data-row]"), inside = part.contains(focus);
   const place = inside && row ? $$("a,button,[tabindex]", row).indexOf(focus) : -1;
+  const open = $$("details[open][id]", part).map(e => e.id);
   const scrolls = $$(".scroll", part).map(e => [e.scrollLeft, e.scrollTop]);
   part.replaceChildren(...fresh.childNodes);
+  open.forEach(id => document.getElementById(id)?.setAttribute("open", ""));
   madeAt.set(part, at);
   $$(".scroll", part).forEach((e, i) => scrolls[i] && ([e.scrollLeft, e.scrollTop] = scrolls[i]));
   if (inside && row) { const again = document.getElementById(row.id); (place >= 0 ? $$("a,button,[tabindex]", again ?? part)[place] : again)?.focus({ preventScroll: true }); }

@@ -6,6 +6,7 @@
 
 pub mod fleet;
 pub mod gatelog;
+pub mod leaks;
 pub mod wait;
 
 pub use fleet::{Fleet, Options};

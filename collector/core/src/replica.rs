@@ -16,7 +16,7 @@ use bcp_wire::{Id, Site};
 use crate::alarms::{AlarmCommand, AlarmVotes};
 use crate::failover::{Observation, TicketCommand};
 use crate::policy::Policy;
-use crate::status::{IncidentCommand, ServiceVotes};
+use crate::status::{Frozen, IncidentCommand, ServiceVotes};
 use crate::time::{LogTime, Wall};
 
 /// One entry of the decision log.
@@ -111,6 +111,9 @@ pub struct Publication {
     pub as_of: Wall,
     pub valid_until: Wall,
     pub log_time: LogTime,
+    /// What of the shown state runs on between points, as it was at this one.
+    #[serde(default)]
+    pub frozen: Frozen,
 }
 
 /// A publication point at least this often.

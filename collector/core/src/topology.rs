@@ -139,28 +139,25 @@ impl Topology {
         self.assets.is_empty()
     }
 
-    /// Assets whose failure would explain a failure of `id`, nearest first, itself excluded, its site last.
+    /// Assets whose failure would explain a failure of `id`, nearest first, itself excluded. The sites of all of them come
+    /// last: a check of one site, run from another, needs both.
     #[must_use]
     pub fn fed_by(&self, id: &Id) -> Vec<Id> {
         let mut found = Vec::new();
+        let mut sites = Vec::new();
         let mut seen = BTreeSet::from([id.clone()]);
         let mut queue = VecDeque::from([id.clone()]);
-        let mut site = self.assets.get(id).and_then(|asset| asset.site);
         while let Some(at) = queue.pop_front() {
             let Some(asset) = self.assets.get(&at) else { continue };
-            site = site.or(asset.site);
+            sites.extend(asset.site);
             for next in asset.parent.iter().chain(&asset.fed_by).chain(&asset.agent) {
-                if found.len() + 1 < MAX_ANCESTORS && seen.insert(next.clone()) {
+                if found.len() + Site::ALL.len() < MAX_ANCESTORS && seen.insert(next.clone()) {
                     found.push(next.clone());
                     queue.push_back(next.clone());
                 }
             }
         }
-        if let Some(site) = site.map(site_asset)
-            && seen.insert(site.clone())
-        {
-            found.push(site);
-        }
+        found.extend(sites.into_iter().map(site_asset).filter(|site| seen.insert(site.clone())));
         found
     }
 
@@ -308,6 +305,23 @@ mod tests {
         assert_eq!(names, ["rack-7", "ups-a1", "ups-a2", "utility-a", "site-a"]);
         assert_eq!(topology.feeds(&id("ups-a2")), [id("rack-7"), id("srv-1")]);
         assert_eq!(topology.faults(), []);
+    }
+
+    #[test]
+    fn a_check_needs_the_site_it_looks_at_and_the_one_it_looks_from() {
+        let mut topology = Topology::new();
+        let gateway = id("gw-a");
+        topology.insert(Asset { site: Some(Site::A), ..Asset::plain(gateway.clone(), "agent") });
+        topology.insert(Asset::plain(id("rx"), "service"));
+        let check = Asset {
+            site: Some(Site::B),
+            parent: Some(id("rx")),
+            agent: Some(gateway),
+            ..Asset::plain(id("rx-b-from-a"), "check")
+        };
+        topology.insert(check);
+        let names: Vec<String> = topology.fed_by(&id("rx-b-from-a")).iter().map(ToString::to_string).collect();
+        assert_eq!(names, ["rx", "gw-a", "site-b", "site-a"]);
     }
 
     #[test]

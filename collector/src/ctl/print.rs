@@ -6,7 +6,7 @@ use bcp_core::alarms::{AlarmView, Priority};
 use bcp_core::failover::{Explanation, TicketView};
 use bcp_core::policy::TicketKind;
 use bcp_core::replica::CommandResult;
-use bcp_core::status::{IncidentPhase, ServiceStatus, State as Services};
+use bcp_core::status::{ServiceStatus, State as Services};
 use bcp_wire::Site;
 use serde_json::Value;
 
@@ -123,7 +123,7 @@ pub fn services(services: &Services) {
     for incident in services.incidents.values().filter(|incident| incident.resolved.is_none()) {
         let of: Vec<&str> = incident.services.iter().map(AsRef::as_ref).collect();
         let colour = if incident.worst == ServiceStatus::Down { RED } else { YELLOW };
-        let phase = format!("{:?}", incident.phase as IncidentPhase).to_lowercase();
+        let phase = incident.phase.as_str();
         println!("{} {}: {phase}, {}", paint(colour, "incident"), incident.id, of.join(", "));
     }
 }

@@ -140,6 +140,7 @@ pub async fn run<L: DecisionLog>(site: Site, log: Arc<L>, queue: Arc<Queue>, pol
     let mut timer = tokio::time::interval(Duration::from_millis(policy.timing.tick_ms));
     timer.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let leadership = log.leadership();
+    let policy_hash = policy.hash();
     let mut clock = TermClock::default();
     let mut policy_sent: Option<Instant> = None;
     loop {
@@ -152,7 +153,9 @@ pub async fn run<L: DecisionLog>(site: Site, log: Arc<L>, queue: Arc<Queue>, pol
             continue;
         };
         let (mut items, waiters) = queue.take();
-        let policy_differs = log.applied().read(|replica| replica.policy.as_ref() != Some(&policy));
+        let policy_differs = log
+            .applied()
+            .read(|replica| replica.policy.as_ref() != Some(&policy) || replica.failover.policy_hash != policy_hash);
         if policy_differs && policy_sent.is_none_or(|at| at.elapsed() >= POLICY_EVERY) {
             items.insert(0, Item::Policy(Box::new(policy.clone())));
             policy_sent = Some(Instant::now());

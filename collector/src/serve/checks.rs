@@ -15,7 +15,7 @@ use bcp_wire::{Id, Site, Value};
 
 use super::view::DeviceView;
 
-/// Vantage points named in an explanation; the rest is counted.
+/// Checks named per word in an explanation; the rest is counted.
 const MAX_NAMED: usize = 6;
 
 /// What a check looks at.
@@ -60,7 +60,7 @@ fn sight<'a>(
     now: Mono,
 ) -> ServiceSight {
     let mut words: BTreeMap<Target, Vec<ServiceStatus>> = BTreeMap::new();
-    let mut said = Vec::new();
+    let mut named: BTreeMap<ServiceStatus, Vec<&Id>> = BTreeMap::new();
     for check in checks {
         let target = match check.meta.as_ref().and_then(|meta| meta.location.as_deref()) {
             Some(place) => place.parse().map_or(Target::Users, Target::Site),
@@ -68,7 +68,7 @@ fn sight<'a>(
         };
         let status = word(check, now);
         words.entry(target).or_default().push(status);
-        said.push(format!("{} {}", check.id, status.as_str()));
+        named.entry(status).or_default().push(&check.id);
     }
     let by_site: BTreeMap<Site, ServiceStatus> =
         Site::ALL.into_iter().filter_map(|site| Some((site, majority(words.get(&Target::Site(site))?)))).collect();
@@ -81,13 +81,25 @@ fn sight<'a>(
         (ServiceStatus::Unknown, false) => best(by_site.values().copied()),
         (known, _) => known,
     };
-    let more = said.len().saturating_sub(MAX_NAMED);
-    said.truncate(MAX_NAMED);
-    let mut explain = if said.is_empty() { "no check looks at it".to_owned() } else { said.join(", ") };
-    if more > 0 {
-        explain.push_str(&format!(" and {more} more"));
+    ServiceSight { status, by_site, explain: explain(&named) }
+}
+
+/// `9 of 9 checks up`, or what is not up by name: the good ones are only counted.
+fn explain(named: &BTreeMap<ServiceStatus, Vec<&Id>>) -> String {
+    let all: usize = named.values().map(Vec::len).sum();
+    if all == 0 {
+        return "no check looks at it".to_owned();
     }
-    ServiceSight { status, by_site, explain }
+    let up = named.get(&ServiceStatus::Up).map_or(0, Vec::len);
+    let mut said = format!("{up} of {all} checks up");
+    for (status, checks) in named.iter().filter(|(status, _)| **status != ServiceStatus::Up) {
+        let names: Vec<&str> = checks.iter().take(MAX_NAMED).map(|id| id.as_str()).collect();
+        said.push_str(&format!("; {} {}", names.join(", "), status.as_str()));
+        if checks.len() > MAX_NAMED {
+            said.push_str(&format!(" and {} more", checks.len() - MAX_NAMED));
+        }
+    }
+    said
 }
 
 /// One check's word.
@@ -146,5 +158,16 @@ mod tests {
         assert_eq!(majority(&[Degraded, Degraded, Up]), Degraded);
         assert_eq!(best([Down, Up].into_iter()), Up);
         assert_eq!(best([].into_iter()), Unknown);
+    }
+
+    #[test]
+    fn what_is_up_is_counted_and_the_rest_is_named() {
+        let ids: Vec<Id> = (0..9).map(|n| format!("rx-{n}").parse().unwrap()).collect();
+        let named =
+            |split: usize| BTreeMap::from([(Up, ids[..split].iter().collect()), (Down, ids[split..].iter().collect())]);
+        assert_eq!(explain(&BTreeMap::from([(Up, ids.iter().collect())])), "9 of 9 checks up");
+        assert_eq!(explain(&named(7)), "7 of 9 checks up; rx-7, rx-8 down");
+        assert_eq!(explain(&named(1)), "1 of 9 checks up; rx-1, rx-2, rx-3, rx-4, rx-5, rx-6 down and 2 more");
+        assert_eq!(explain(&BTreeMap::new()), "no check looks at it");
     }
 }

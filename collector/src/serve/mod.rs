@@ -13,6 +13,7 @@ pub mod decide_link;
 pub mod driver;
 pub mod feed;
 pub mod judge;
+pub mod query;
 pub mod show;
 pub mod view;
 

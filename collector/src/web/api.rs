@@ -174,10 +174,11 @@ async fn sites(State(api): State<Api>) -> Response {
         json!({
             "id": site,
             "broker": view.brokers.get(&site),
-            "agents": view.agents.iter().filter(|agent| agent.site == site).count(),
-            "agents_fresh": view.agents.iter().filter(|a| a.site == site && a.source.as_str() == "fresh").count(),
-            "devices": view.devices.values().filter(|device| device.site == site).count(),
-            "holds": view.tickets.iter().filter(|t| t.holder == Some(site)).map(|t| &t.id).collect::<Vec<_>>(),
+            "agents": view.fresh_agents(site).of,
+            "agents_fresh": view.fresh_agents(site).good,
+            "devices": view.devices_at(site).count(),
+            "holds": view.runs_at(site).map(|ticket| &ticket.id).collect::<Vec<_>>(),
+            "lost": view.is_lost(site),
             "collector_age_ms": view.decide.members.get(&site),
             "alarms": view.alarms.iter().filter(|alarm| alarm.active && alarm.site == Some(site)).count(),
         })
@@ -208,13 +209,13 @@ async fn devices(State(api): State<Api>, query: Result<Query<DeviceQuery>, Query
                 "agent": device.agent,
                 "kind": device.kind(),
                 "source": device.source,
-                "location": meta.and_then(|meta| meta.location.as_ref()),
+                "location": device.location(),
                 "parent": meta.and_then(|meta| meta.parent.as_ref()),
                 "profile": meta.and_then(|meta| meta.profile.as_ref()),
                 "firmware": meta.and_then(|meta| meta.firmware.as_ref()),
                 "firmware_proven": meta.map(|meta| meta.firmware_proven),
                 "points": device.points.len(),
-                "age_ms": device.received.map(|received| view.mono.since(received)),
+                "age_ms": device.age_ms(view.mono),
                 "gaps": device.gaps,
             })
         })
@@ -287,7 +288,10 @@ async fn cluster(State(api): State<Api>) -> Response {
             "quorum": view.decide.quorum,
             "index": view.decide.index,
             "log_time_ms": replica.map(|replica| replica.log_time),
-            "publication": replica.map(|replica| &replica.publication),
+            "publication": replica.map(|replica| {
+                let point = &replica.publication;
+                json!({ "sequence": point.sequence, "as_of": point.as_of, "valid_until": point.valid_until, "log_time": point.log_time })
+            }),
             "ledger": replica.map(|replica| &replica.ledger),
             "ledger_here": api.ledger.lock().unwrap_or_else(PoisonError::into_inner).head(),
             "version": env!("CARGO_PKG_VERSION"),

@@ -5,9 +5,16 @@
 //!
 //! Tasks: none; one short answer per request, from the newest view.
 
+mod alarms;
+mod devices;
 mod model;
 mod page;
+mod services;
 mod sites;
+#[cfg(test)]
+mod tests;
+mod tickets;
+mod words;
 
 use askama::Template;
 use axum::Router;
@@ -18,8 +25,12 @@ use axum::routing::get;
 use serde::Deserialize;
 
 use crate::serve::view::SharedView;
-use model::{ConsoleModel, DevicePage, ExplainPage};
-pub(crate) use model::{MAX_DEVICE_ROWS, age};
+use devices::DevicePage;
+pub(crate) use devices::MAX_DEVICE_ROWS;
+use model::ConsoleModel;
+use services::ServicePage;
+use tickets::ExplainPage;
+pub(crate) use words::age;
 
 const STYLE: &str = include_str!("../../../dashboards/console/console.css");
 const SCRIPT: &str = include_str!("../../../dashboards/console/console.js");
@@ -31,13 +42,15 @@ const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; c
 pub fn router(view: SharedView) -> Router {
     Router::new()
         .route("/", get(overview))
-        .route("/devices", get(devices))
+        .route("/devices", get(device_list))
         .route("/devices/{id}", get(device))
         .route("/tickets/{id}", get(ticket))
+        .route("/services/{id}", get(service))
         .route("/timeline", get(timeline))
         .route("/part/{name}", get(part))
         .route("/part/devices/{id}", get(device_part))
         .route("/part/tickets/{id}", get(ticket_part))
+        .route("/part/services/{id}", get(service_part))
         .route("/assets/console.css", get(|| async { asset("text/css; charset=utf-8", STYLE) }))
         .route("/assets/console.js", get(|| async { asset("text/javascript; charset=utf-8", SCRIPT) }))
         .with_state(view)
@@ -50,8 +63,6 @@ struct Search {
     q: String,
 }
 
-/// Rows of the timeline on the first screen.
-const SHORT_TIMELINE: usize = 12;
 /// Longest search text that is looked at.
 const MAX_SEARCH_CHARS: usize = 64;
 
@@ -60,12 +71,12 @@ fn look(view: &SharedView) -> ConsoleModel {
 }
 
 async fn overview(State(view): State<SharedView>) -> Response {
-    html(&page::Overview { model: look(&view), limit: SHORT_TIMELINE })
+    html(&page::Overview { model: look(&view), brief: true })
 }
 
-async fn devices(State(view): State<SharedView>, Query(search): Query<Search>) -> Response {
+async fn device_list(State(view): State<SharedView>, Query(search): Query<Search>) -> Response {
     let wanted: String = search.q.chars().take(MAX_SEARCH_CHARS).collect();
-    let rows = model::device_rows(&view.get(), &wanted);
+    let rows = devices::device_rows(&view.get(), &wanted);
     html(&page::Devices { model: look(&view), rows, search: wanted })
 }
 
@@ -83,8 +94,15 @@ async fn ticket(State(view): State<SharedView>, Path(id): Path<String>) -> Respo
     }
 }
 
+async fn service(State(view): State<SharedView>, Path(id): Path<String>) -> Response {
+    match ServicePage::of(&view.get(), &id) {
+        Some(service) => html(&page::Service { model: look(&view), service }),
+        None => missing(&view, "There is no such service", "Services come from the agreed policy."),
+    }
+}
+
 async fn timeline(State(view): State<SharedView>) -> Response {
-    html(&page::Timeline { model: look(&view), limit: model::MAX_LEDGER_ROWS })
+    html(&page::Timeline { model: look(&view), brief: false })
 }
 
 async fn part(State(view): State<SharedView>, Path(name): Path<String>, Query(search): Query<Search>) -> Response {
@@ -95,11 +113,11 @@ async fn part(State(view): State<SharedView>, Path(name): Path<String>, Query(se
         "tickets" => html(&page::TicketsPart { model }),
         "services" => html(&page::ServicesPart { model }),
         "sites" => html(&page::SitesPart { model }),
-        "recent" => html(&page::TimelinePart { model, limit: SHORT_TIMELINE }),
-        "timeline" => html(&page::TimelinePart { model, limit: model::MAX_LEDGER_ROWS }),
+        "recent" => html(&page::TimelinePart { model, brief: true }),
+        "timeline" => html(&page::TimelinePart { model, brief: false }),
         "devices" => {
             let wanted: String = search.q.chars().take(MAX_SEARCH_CHARS).collect();
-            html(&page::DevicesPart { rows: model::device_rows(&view.get(), &wanted), search: wanted })
+            html(&page::DevicesPart { rows: devices::device_rows(&view.get(), &wanted), search: wanted })
         }
         _ => StatusCode::NOT_FOUND.into_response(),
     }
@@ -115,6 +133,13 @@ async fn device_part(State(view): State<SharedView>, Path(id): Path<String>) -> 
 async fn ticket_part(State(view): State<SharedView>, Path(id): Path<String>) -> Response {
     match ExplainPage::of(&view.get(), &id) {
         Some(explain) => html(&page::ExplainPart { explain }),
+        None => StatusCode::NOT_FOUND.into_response(),
+    }
+}
+
+async fn service_part(State(view): State<SharedView>, Path(id): Path<String>) -> Response {
+    match ServicePage::of(&view.get(), &id) {
+        Some(service) => html(&page::ServicePart { service }),
         None => StatusCode::NOT_FOUND.into_response(),
     }
 }

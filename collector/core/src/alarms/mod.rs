@@ -27,7 +27,7 @@ use crate::time::LogTime;
 
 pub use state::{Alarm, State};
 pub use table::Phase;
-pub use view::{AlarmView, Figures};
+pub use view::{AlarmView, Figures, Standing};
 
 /// Votes of an observer that said nothing for this much log time count as unknown.
 pub const VOTE_EXPIRY_MS: u64 = 10_000;

@@ -28,21 +28,23 @@ pub const FLOOD_END: usize = 5;
 pub const FLOOD_WINDOW_MS: u64 = 600_000;
 /// Annunciation times kept to count a flood.
 const MAX_ANNUNCIATIONS: usize = 4_096;
-/// A symptom whose cause cleared is annunciated only if it outlives the cause by this much.
-pub const AFTER_CAUSE_MS: u64 = 30_000;
+/// A symptom whose cause cleared is annunciated only if it outlives the cause by this much: a site that is back takes load
+/// again after a minute, and only what is slower than that is a fault of its own.
+pub const AFTER_CAUSE_MS: u64 = 90_000;
 /// Symptoms raised up to this long before their cause are its symptoms all the same: sensors are not equally quick.
 pub const CAUSE_BEFORE_MS: u64 = 120_000;
 /// An alarm that no live observer judges is retired after this long: more than two full sets, which list what they judge.
 pub const RETIRE_AFTER_MS: u64 = 150_000;
 
-/// How long an alarm waits for a cause to show up before operators are told.
+/// How long an alarm waits for a cause to show up before operators are told. Up to 17 s pass (timing `wide`) before the
+/// loss of a site is agreed, and what follows from it is often seen at once: medium and low alarms can wait for that.
 #[must_use]
 pub const fn annunciation_delay_ms(priority: Priority) -> u64 {
     match priority {
         Priority::Critical => 0,
         Priority::High => 1_000,
-        Priority::Medium => 5_000,
-        Priority::Low => 10_000,
+        Priority::Medium => 20_000,
+        Priority::Low => 25_000,
     }
 }
 
@@ -174,7 +176,12 @@ impl State {
         let alarm = self.alarms.get_mut(key)?;
         // The description follows the observers that see it true; the rule's own part follows any.
         if vote.active == Some(true) || !alarm.active {
+            let raised_by = std::mem::take(&mut alarm.about.explain);
             alarm.about = bounded(vote);
+            // What is over is described by what it was.
+            if vote.active != Some(true) && !raised_by.is_empty() {
+                alarm.about.explain = raised_by;
+            }
         }
         Some(alarm)
     }
@@ -207,11 +214,9 @@ impl State {
 
     /// Connects symptoms to the nearest active cause, and releases those whose cause is gone.
     fn find_causes(&mut self, now: LogTime, events: &mut Vec<AlarmEvent>) {
-        let mut causes: BTreeMap<&str, Vec<(&str, Priority, LogTime)>> = BTreeMap::new();
-        for (key, alarm) in &self.alarms {
-            if alarm.explains() {
-                causes.entry(&alarm.about.asset).or_default().push((key, alarm.about.priority, alarm.raised));
-            }
+        let mut causes: BTreeMap<&str, Vec<(&str, &Alarm)>> = BTreeMap::new();
+        for (key, alarm) in self.alarms.iter().filter(|(_, alarm)| alarm.explains()) {
+            causes.entry(&alarm.about.asset).or_default().push((key, alarm));
         }
         let mut found: Vec<(String, Option<String>)> = Vec::new();
         for (key, alarm) in &self.alarms {
@@ -225,17 +230,14 @@ impl State {
             if standing {
                 continue;
             }
-            let cause = alarm
-                .about
-                .fed_by
-                .iter()
-                .filter_map(|asset| causes.get(asset.as_str()))
-                .flatten()
-                // A cause is at least as urgent as what it silences, and did not come long after it.
-                .find(|(cause, priority, raised)| {
-                    *cause != key && *priority <= alarm.about.priority && raised.since(alarm.raised) <= CAUSE_BEFORE_MS
-                })
-                .map(|(cause, ..)| (*cause).to_owned());
+            // What the log itself decided of an asset explains what readings say of the same one.
+            let own = causes.get(alarm.about.asset.as_str()).into_iter().flatten();
+            let own = own.filter(|(_, cause)| alarm.decided.is_none() && cause.decided.is_some());
+            let above = alarm.about.fed_by.iter().filter_map(|asset| causes.get(asset.as_str())).flatten();
+            let cause = own
+                .chain(above)
+                .find(|(cause_key, cause)| *cause_key != key && cause.may_silence(alarm))
+                .map(|(cause_key, _)| (*cause_key).to_owned());
             if cause != alarm.cause {
                 found.push((key.clone(), cause));
             }
@@ -425,6 +427,11 @@ impl Alarm {
     /// Can be the cause of other alarms now.
     fn explains(&self) -> bool {
         self.active && self.about.causal && (self.phase.is_open() || matches!(self.phase, Phase::Shelved { .. }))
+    }
+
+    /// A cause is at least as urgent as what it silences, and did not come long after it.
+    fn may_silence(&self, symptom: &Alarm) -> bool {
+        self.about.priority <= symptom.about.priority && self.raised.since(symptom.raised) <= CAUSE_BEFORE_MS
     }
 
     fn on_active(&mut self, now: LogTime, wall: Wall, key: &str, raises: &mut u64, events: &mut Vec<AlarmEvent>) {

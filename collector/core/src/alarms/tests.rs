@@ -156,6 +156,9 @@ fn one_observer_raises_and_all_that_know_must_agree_to_clear() {
     log.say(Site::B, 2, false, &[(HOT, vote(None))]);
     log.pass(250, &alive);
     assert!(!log.active(HOT), "nobody says yes, a says no");
+    let over = AlarmVote { explain: "supply.air.temperature 20 Cel > 27".into(), ..vote(Some(false)) };
+    log.say(Site::A, 1, false, &[(HOT, over)]);
+    assert!(log.state.alarms[HOT].about.explain.contains("35 Cel"), "what is over is described by what it was");
 }
 
 #[test]
@@ -263,6 +266,18 @@ fn a_lost_site_is_one_call_and_its_symptoms_are_counted_in_first_out_order() {
 }
 
 #[test]
+fn what_follows_from_a_loss_is_not_told_while_the_loss_is_being_agreed() {
+    let mut log = Log::new();
+    let alive = [(Site::B, 1)];
+    log.say(Site::B, 1, true, &[]);
+    log.say(Site::B, 1, false, &[("no-failover/rx", fed("rx", Priority::Medium, false, &["site-a"], true))]);
+    log.pass(17_000, &alive);
+    log.say(Site::B, 1, false, &[("site-lost/a", fed("site-a", Priority::Critical, true, &[], true))]);
+    log.pass(120_000, &alive);
+    assert_eq!(log.annunciated(), ["site-lost/a"]);
+}
+
+#[test]
 fn a_less_urgent_cause_silences_nothing_more_urgent() {
     let mut log = Log::new();
     log.say(
@@ -274,7 +289,7 @@ fn a_less_urgent_cause_silences_nothing_more_urgent() {
             ("down/rx", fed("rx", Priority::Critical, true, &["ups-1"], true)),
         ],
     );
-    log.pass(10_000, &[(Site::B, 1)]);
+    log.pass(30_000, &[(Site::B, 1)]);
     assert_eq!(log.annunciated(), ["down/rx", "load/ups-1"]);
 }
 

@@ -21,6 +21,9 @@ pub struct AlarmView {
     pub site: Option<Site>,
     /// ISA-18.2 state, as `unacknowledged`.
     pub state: String,
+    /// Where it belongs on a screen.
+    #[serde(default)]
+    pub standing: Standing,
     /// The condition itself, whatever the state.
     pub active: bool,
     pub priority: Priority,
@@ -33,6 +36,9 @@ pub struct AlarmView {
     pub since_wall_ms: i64,
     /// Log time since the last change of state.
     pub age_ms: u64,
+    /// Log time since it was last raised, whoever acknowledged it in between.
+    #[serde(default)]
+    pub raised_ago_ms: u64,
     pub acknowledged_by: Option<String>,
     pub shelved_by: Option<String>,
     pub shelved_reason: Option<String>,
@@ -53,6 +59,24 @@ pub struct AlarmView {
     pub notes: Vec<NoteView>,
     /// False: this collector's own view, without the agreement of the others.
     pub agreed: bool,
+}
+
+/// Where an alarm belongs on a screen: ISA-18.2's state together with cause and annunciation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Standing {
+    /// Needs eyes: operators were told, and nothing else explains it.
+    Open,
+    /// Another alarm explains it; it is folded under that one.
+    Consequence,
+    /// Just raised, or just left by its cause: operators are told soon, unless it clears or a cause is found.
+    Waiting,
+    Shelved,
+    SuppressedByDesign,
+    OutOfService,
+    /// Over and acknowledged.
+    #[default]
+    Normal,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -123,6 +147,8 @@ impl State {
             since_log_ms: Some(alarm.since.0),
             since_wall_ms: alarm.since_wall.0,
             age_ms: now.since(alarm.since),
+            raised_ago_ms: now.since(alarm.raised),
+            standing: alarm.standing(),
             acknowledged_by: alarm.acknowledged_by.clone(),
             shelved_by,
             shelved_reason,
@@ -175,6 +201,7 @@ impl AlarmView {
             asset: vote.asset.clone(),
             site: vote.site,
             state: state.to_owned(),
+            standing: Standing::Open,
             active,
             priority: vote.priority,
             title: vote.title.clone(),
@@ -184,6 +211,7 @@ impl AlarmView {
             since_log_ms: None,
             since_wall_ms: since.0,
             age_ms: 0,
+            raised_ago_ms: 0,
             acknowledged_by: None,
             shelved_by: None,
             shelved_reason: None,
@@ -198,6 +226,23 @@ impl AlarmView {
             votes: BTreeMap::new(),
             notes: Vec::new(),
             agreed: false,
+        }
+    }
+}
+
+impl Alarm {
+    #[must_use]
+    pub const fn standing(&self) -> Standing {
+        match self.phase {
+            Phase::Normal => Standing::Normal,
+            Phase::Shelved { .. } => Standing::Shelved,
+            Phase::SuppressedByDesign => Standing::SuppressedByDesign,
+            Phase::OutOfService { .. } => Standing::OutOfService,
+            Phase::Unacknowledged | Phase::Acknowledged | Phase::ReturnedUnacknowledged if self.cause.is_some() => {
+                Standing::Consequence
+            }
+            Phase::Unacknowledged if !self.annunciated => Standing::Waiting,
+            Phase::Unacknowledged | Phase::Acknowledged | Phase::ReturnedUnacknowledged => Standing::Open,
         }
     }
 }

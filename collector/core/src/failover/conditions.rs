@@ -71,10 +71,11 @@ impl State {
         for site in Site::ALL {
             if self.board.silent(site, self.now) {
                 let explain = format!("Two of three observers see neither control nor any fresh agent of site {site}");
-                found.push(of_site("site-lost", Priority::Critical, site, &SITE_LOST, explain));
+                let lost = of_site("site-lost", Priority::Critical, site, &SITE_LOST, explain);
+                found.push(Condition { causal: true, ..lost });
             }
         }
-        for site in self.board.foreign_policies(&self.policy_hash, self.now) {
+        for site in self.board.foreign_policies(&self.policy_hash, self.policy_since, self.now) {
             let explain = format!("The collector of site {site} was given another policy than the agreed one");
             found.push(of_site("policy-differs", Priority::Medium, site, &POLICY_DIFFERS, explain));
         }
@@ -89,7 +90,26 @@ impl State {
 
 fn of_ticket(ticket: &Ticket, facts: Facts<'_>, found: &mut Vec<Condition>) {
     let id = facts.id;
-    let mut add = |rule, priority, titles, explain| found.push(of(rule, priority, id, titles, explain));
+    let mut need = |needs: &[Site], rule, priority, titles, explain| {
+        found.push(Condition { needs: needs.to_vec(), ..of(rule, priority, id, titles, explain) });
+    };
+    // One alarm per ticket: the first gate stands for all, one of a site that is there if there is any; the ticket's page
+    // lists them.
+    let first = troubles(ticket).min_by_key(|(site, ..)| facts.board.silent(*site, facts.now));
+    if let Some((site, gate, text)) = first {
+        need(&[site], "gate-trouble", Priority::Medium, &GATE_TROUBLE, format!("Gate {gate} of site {site}: {text}"));
+    }
+    let wanted = matches!(facts.rule.mode, Mode::Auto | Mode::Confirm);
+    if wanted && ticket.moving.is_none() && ticket.frozen.is_none() && ticket.phase == Phase::Held {
+        let (_, blocks) = show::failover_blocks(ticket, facts);
+        if !blocks.is_empty() {
+            let reasons = blocks.iter().map(Block::to_string).collect::<Vec<_>>().join("; ");
+            let explain = format!("If its site was lost now: {reasons}");
+            // Two sites run it and three observe: with any of them gone it has nowhere to go.
+            need(&Site::ALL, "ticket-no-failover", Priority::Medium, &NO_FAILOVER, explain);
+        }
+    }
+    let mut add = |rule, priority, titles, explain| need(&[], rule, priority, titles, explain);
     if let Some(freeze) = &ticket.frozen {
         add("ticket-frozen", Priority::Medium, &FROZEN, format!("Frozen by {}: {}", freeze.owner, freeze.reason));
     }
@@ -106,18 +126,6 @@ fn of_ticket(ticket: &Ticket, facts: Facts<'_>, found: &mut Vec<Condition>) {
     if let (Some(last), None) = (last, &ticket.moving) {
         let explain = format!("The last move to site {} did not finish", last.to);
         add("ticket-stuck", Priority::High, &STUCK, explain);
-    }
-    // One alarm per ticket: the first gate stands for all; the ticket's page lists them.
-    if let Some((site, gate, text)) = troubles(ticket).next() {
-        add("gate-trouble", Priority::Medium, &GATE_TROUBLE, format!("Gate {gate} of site {site}: {text}"));
-    }
-    let wanted = matches!(facts.rule.mode, Mode::Auto | Mode::Confirm);
-    if wanted && ticket.moving.is_none() && ticket.frozen.is_none() && ticket.phase == Phase::Held {
-        let (_, blocks) = show::failover_blocks(ticket, facts);
-        if !blocks.is_empty() {
-            let reasons = blocks.iter().map(Block::to_string).collect::<Vec<_>>().join("; ");
-            add("ticket-no-failover", Priority::Medium, &NO_FAILOVER, format!("If its site was lost now: {reasons}"));
-        }
     }
 }
 
@@ -142,6 +150,8 @@ fn of(rule: &str, priority: Priority, id: &Id, templates: &Titles, explain: Stri
         ticket: Some(id.clone()),
         title: titles(templates, id.as_str()),
         explain,
+        needs: Vec::new(),
+        causal: false,
     }
 }
 
@@ -153,5 +163,7 @@ fn of_site(rule: &str, priority: Priority, site: Site, templates: &Titles, expla
         ticket: None,
         title: titles(templates, site.as_str()),
         explain,
+        needs: Vec::new(),
+        causal: false,
     }
 }

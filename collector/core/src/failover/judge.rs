@@ -28,6 +28,7 @@ impl State {
     pub(crate) fn adopt(&mut self, policy: &Policy, hash: &str, out: &mut Vec<Happened>) {
         self.timing = Some(policy.timing);
         hash.clone_into(&mut self.policy_hash);
+        self.policy_since = self.now;
         for (id, rule) in &policy.tickets {
             let ticket = self.tickets.entry(id.clone()).or_default();
             let rule_hash: String = canonical_hash(rule).chars().take(RULE_HASH_DIGITS).collect();

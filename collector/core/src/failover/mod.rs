@@ -86,6 +86,10 @@ pub struct Condition {
     pub title: BTreeMap<String, String>,
     /// English, a sentence without its full stop.
     pub explain: String,
+    /// Sites whose loss explains it.
+    pub needs: Vec<Site>,
+    /// It explains what stands or falls with its site.
+    pub causal: bool,
 }
 
 /// The agreed state of all tickets.
@@ -96,6 +100,9 @@ pub struct State {
     pub timing: Option<Timing>,
     /// Of the agreed policy; observers that name another one run another configuration.
     pub policy_hash: String,
+    /// The agreed policy is in force since.
+    #[serde(default)]
+    pub policy_since: LogTime,
     pub tickets: BTreeMap<Id, Ticket>,
     pub board: observe::Board,
 }

@@ -20,6 +20,8 @@ pub const OBSERVATION_EXPIRES_MS: u64 = 3_000;
 pub const SERVICE_WORD_EXPIRES_MS: u64 = crate::alarms::VOTE_EXPIRY_MS;
 /// Listening time before an observer's silence counts: the time after which a site may be called silent at all.
 pub const SETTLE_MS: u64 = 4_000;
+/// A new policy reaches the collectors one restart after the other; only one that stays different is told.
+pub const POLICY_SETTLE_MS: u64 = 30_000;
 /// Votes that make a majority of the three.
 pub const MAJORITY: usize = 2;
 
@@ -36,6 +38,9 @@ pub struct Sights {
     pub since: LogTime,
     pub at: LogTime,
     pub policy_hash: String,
+    /// It has named that policy without a gap since.
+    #[serde(default)]
+    pub policy_since: LogTime,
     pub control: BTreeMap<Site, Sight>,
     pub agents: BTreeMap<Site, Sight>,
 }
@@ -61,6 +66,7 @@ impl Board {
         let before = self.sights.get(&seen.observer);
         let unbroken = before.filter(|b| b.session == seen.session && now.since(b.at) < OBSERVATION_EXPIRES_MS);
         let since = unbroken.map_or(now, |b| b.since);
+        let same_policy = unbroken.filter(|b| b.policy_hash == seen.policy_hash);
         let news = before.is_none_or(|b| {
             b.session != seen.session
                 || b.policy_hash != seen.policy_hash
@@ -72,6 +78,7 @@ impl Board {
             since,
             at: now,
             policy_hash: seen.policy_hash.clone(),
+            policy_since: same_policy.map_or(now, |b| b.policy_since),
             control: seen.control.clone(),
             agents: seen.agents.clone(),
         };
@@ -135,11 +142,16 @@ impl Board {
         Site::ALL.iter().filter(agree).count() >= MAJORITY
     }
 
-    /// Policy hashes of fresh observers that differ from the agreed one.
+    /// Fresh observers that have named another policy than the agreed one for [`POLICY_SETTLE_MS`]. What one said before
+    /// the agreed policy was adopted, or before its own restart, is no news about it.
     #[must_use]
-    pub fn foreign_policies(&self, agreed: &str, now: LogTime) -> Vec<Site> {
-        let differs =
-            |site: &Site| self.fresh(*site, now).is_some_and(|s| !s.policy_hash.is_empty() && s.policy_hash != agreed);
+    pub fn foreign_policies(&self, agreed: &str, adopted: LogTime, now: LogTime) -> Vec<Site> {
+        let differs = |site: &Site| {
+            self.fresh(*site, now).is_some_and(|said| {
+                let other = !said.policy_hash.is_empty() && said.policy_hash != agreed;
+                other && now.since(said.policy_since.max(adopted)) >= POLICY_SETTLE_MS
+            })
+        };
         Site::ALL.into_iter().filter(differs).collect()
     }
 }
@@ -151,6 +163,26 @@ mod tests {
     fn word(observer: Site, session: u64, about: Site, sight: Sight) -> Observation {
         let sights = BTreeMap::from([(about, sight)]);
         Observation { observer, session, policy_hash: String::new(), control: sights.clone(), agents: sights }
+    }
+
+    #[test]
+    fn another_policy_is_told_only_when_it_stays() {
+        let mut board = Board::default();
+        let named = |hash: &str| Observation { policy_hash: hash.into(), ..word(Site::B, 1, Site::A, Sight::Seen) };
+        let adopted = LogTime(1_000);
+        // Said before the restart that brought the new policy; log time stood still in between.
+        board.observe(&named("old"), LogTime(900));
+        assert_eq!(board.foreign_policies("new", adopted, adopted), []);
+        let mut now = 1_000;
+        while now < 1_000 + POLICY_SETTLE_MS {
+            board.observe(&named("old"), LogTime(now));
+            assert_eq!(board.foreign_policies("new", adopted, LogTime(now)), [], "{now}");
+            now += 1_000;
+        }
+        board.observe(&named("old"), LogTime(now));
+        assert_eq!(board.foreign_policies("new", adopted, LogTime(now)), [Site::B]);
+        board.observe(&named("new"), LogTime(now + 1_000));
+        assert_eq!(board.foreign_policies("new", adopted, LogTime(now + 1_000)), []);
     }
 
     #[test]

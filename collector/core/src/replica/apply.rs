@@ -12,6 +12,7 @@ use crate::ledger::{LedgerEntry, LedgerEvent, Said, When};
 use crate::policy::Policy;
 use crate::status::{IncidentEvent, ServiceEvent};
 use crate::time::Wall;
+use crate::topology::site_asset;
 
 /// What one tick writes, in order.
 struct Writer {
@@ -70,10 +71,11 @@ impl Replica {
     }
 
     fn adopt(&mut self, policy: &Policy, writer: &mut Writer) {
-        if self.policy.as_ref() == Some(policy) {
+        let hash = policy.hash();
+        // A state of an older release may hold the same policy under the name that release gave it.
+        if self.policy.as_ref() == Some(policy) && self.failover.policy_hash == hash {
             return;
         }
-        let hash = policy.hash();
         if let Some(fault) = policy.unsafe_fault() {
             if self.refused_policy.as_ref() != Some(&hash) {
                 self.refused_policy = Some(hash.clone());
@@ -206,7 +208,10 @@ impl Replica {
     /// A publication point when something happened, and regularly so that the page does not expire.
     fn publish(&mut self, writer: &Writer) {
         let first = self.publication.sequence == 0;
-        let due = self.log_time.since(self.publication.log_time) >= PUBLISH_EVERY_MS;
+        let by_log = self.log_time.since(self.publication.log_time);
+        // After a time without a quorum the first tick refreshes the page, and with it the days that went by.
+        let by_wall = u64::try_from(self.wall.0.saturating_sub(self.publication.as_of.0)).unwrap_or(0);
+        let due = by_log.max(by_wall) >= PUBLISH_EVERY_MS;
         let public = writer.entries.iter().any(|entry| match &entry.what {
             LedgerEvent::Ticket { .. }
             | LedgerEvent::Service { .. }
@@ -223,6 +228,7 @@ impl Replica {
                 as_of: self.wall,
                 valid_until: Wall(self.wall.0.saturating_add(PUBLICATION_VALID_MS)),
                 log_time: self.log_time,
+                frozen: self.services.freeze(),
             };
             self.changed_at = self.index;
         }
@@ -281,7 +287,7 @@ fn service(event: ServiceEvent) -> Said {
 fn agreed(condition: crate::failover::Condition) -> AgreedCondition {
     let asset = match (&condition.ticket, condition.site) {
         (Some(ticket), _) => ticket.to_string(),
-        (None, Some(site)) => site.to_string(),
+        (None, Some(site)) => site_asset(site).to_string(),
         (None, None) => String::new(),
     };
     AgreedCondition {
@@ -293,7 +299,8 @@ fn agreed(condition: crate::failover::Condition) -> AgreedCondition {
             site: condition.site,
             title: condition.title,
             explain: condition.explain,
-            causal: condition.ticket.is_none(),
+            causal: condition.causal,
+            fed_by: condition.needs.into_iter().map(|site| site_asset(site).to_string()).collect(),
             ..AlarmVote::default()
         },
     }

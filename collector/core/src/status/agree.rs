@@ -89,12 +89,17 @@ fn judge_service(
 const MAX_REASON: usize = 600;
 
 fn reason(to: ServiceStatus, known: usize, sights: &BTreeMap<Site, &ServiceSight>) -> String {
-    let said: Vec<String> = sights
-        .iter()
-        .map(|(site, sight)| {
-            let explain = sight.explain.trim_end_matches('.');
-            let dash = if explain.is_empty() { "" } else { ": " };
-            format!("{site} says {}{dash}{explain}", sight.status.as_str())
+    // Observers that say the same are named together: the usual case is one short sentence.
+    let mut groups: BTreeMap<(ServiceStatus, &str), Vec<&str>> = BTreeMap::new();
+    for (site, sight) in sights {
+        groups.entry((sight.status, sight.explain.trim_end_matches('.'))).or_default().push(site.as_str());
+    }
+    let said: Vec<String> = groups
+        .into_iter()
+        .map(|((status, explain), sites)| {
+            let (say, dash) =
+                (if sites.len() > 1 { "say" } else { "says" }, if explain.is_empty() { "" } else { ": " });
+            format!("{} {say} {}{dash}{explain}", sites.join(", "), status.as_str())
         })
         .collect();
     let all = match to {

@@ -2,7 +2,11 @@
 //!
 //! Time is log time; what the log stood still (no quorum) is unmeasured. Wall time only says which day it was.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
+
+use bcp_wire::Id;
 
 use super::{Service, ServiceStatus, State};
 use crate::time::{LogTime, Wall};
@@ -37,20 +41,54 @@ impl Day {
         *counter = counter.saturating_add(ms);
     }
 
-    /// The worst state that a reader should see at a glance; nothing measured is `Unknown`.
+    /// The state its bar shows: the worst that happened; unmeasured where less than half of it was measured.
     #[must_use]
-    pub const fn worst(&self) -> ServiceStatus {
+    pub const fn bar(&self) -> ServiceStatus {
+        let measured = self.up_ms + self.degraded_ms + self.down_ms + self.planned_ms;
         if self.down_ms > 0 {
             ServiceStatus::Down
         } else if self.degraded_ms > 0 {
             ServiceStatus::Degraded
         } else if self.planned_ms > 0 {
             ServiceStatus::Planned
-        } else if self.up_ms > 0 {
-            ServiceStatus::Up
-        } else {
+        } else if measured == 0 || measured < self.unmeasured_ms {
             ServiceStatus::Unknown
+        } else {
+            ServiceStatus::Up
         }
+    }
+}
+
+/// What the public page shows of the state that runs on between publication points, as it was at one of them.
+///
+/// Whatever else it shows changes only together with a new point.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Frozen {
+    /// Observers that had a say.
+    pub observers: u8,
+    /// The running day of each service. The days before it change no more.
+    pub today: BTreeMap<Id, Day>,
+}
+
+impl State {
+    /// The running counters, to be kept with a publication point.
+    #[must_use]
+    pub fn freeze(&self) -> Frozen {
+        let running = |(id, service): (&Id, &Service)| Some((id.clone(), *service.days.last()?));
+        Frozen {
+            observers: u8::try_from(self.votes.len()).unwrap_or(u8::MAX),
+            today: self.services.iter().filter_map(running).collect(),
+        }
+    }
+}
+
+impl Frozen {
+    /// All days of a service as they were at the point, oldest first.
+    #[must_use]
+    pub fn days(&self, id: &Id, service: &Service) -> Vec<Day> {
+        let Some(today) = self.today.get(id) else { return Vec::new() };
+        let before = service.days.iter().filter(|day| day.day < today.day);
+        before.chain(std::iter::once(today)).copied().collect()
     }
 }
 

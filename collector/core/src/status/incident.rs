@@ -56,6 +56,18 @@ pub enum IncidentPhase {
     Resolved,
 }
 
+impl IncidentPhase {
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            IncidentPhase::Investigating => "investigating",
+            IncidentPhase::Identified => "identified",
+            IncidentPhase::Monitoring => "monitoring",
+            IncidentPhase::Resolved => "resolved",
+        }
+    }
+}
+
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct IncidentUpdate {
     pub log: LogTime,

@@ -26,7 +26,7 @@ use bcp_wire::{Id, Site};
 use crate::policy::Policy;
 use crate::time::{LogTime, Wall};
 
-pub use days::{DAYS_KEPT, Day};
+pub use days::{DAYS_KEPT, Day, Frozen};
 pub use incident::{Author, Incident, IncidentPhase, IncidentUpdate, Text};
 pub use procedure::{Procedure, ProcedurePhase};
 

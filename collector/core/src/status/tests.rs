@@ -253,7 +253,7 @@ fn days_add_up_and_a_standstill_is_unmeasured() {
     assert_eq!(days.len(), 2);
     let unmeasured: u64 = days.iter().map(|day| day.unmeasured_ms).sum();
     assert_eq!(unmeasured, u64::try_from(DAY_MS + DAY_MS / 2).unwrap());
-    assert_eq!(days[0].worst(), Down);
+    assert_eq!(days[0].bar(), Down);
     // A hundred days are kept as ninety-one.
     for n in 0..100 {
         log.now += 250;

@@ -2,14 +2,17 @@
 
 use askama::Template;
 
-use super::model::{ConsoleModel, DevicePage, DeviceRow, ExplainPage};
+use super::devices::{DevicePage, DeviceRow};
+use super::model::ConsoleModel;
+use super::services::ServicePage;
+use super::tickets::ExplainPage;
 
 #[derive(Template, Debug)]
 #[template(path = "console/overview.html")]
 pub struct Overview {
     pub model: ConsoleModel,
-    /// Rows of the timeline.
-    pub limit: usize,
+    /// The newest entries only, and of those only what tells something new.
+    pub brief: bool,
 }
 
 #[derive(Template, Debug)]
@@ -38,8 +41,8 @@ pub struct Explain {
 #[template(path = "console/timeline.html")]
 pub struct Timeline {
     pub model: ConsoleModel,
-    /// Rows of the timeline.
-    pub limit: usize,
+    /// The newest entries only, and of those only what tells something new.
+    pub brief: bool,
 }
 
 #[derive(Template, Debug)]
@@ -84,8 +87,8 @@ pub struct SitesPart {
 #[template(path = "console/part-timeline.html")]
 pub struct TimelinePart {
     pub model: ConsoleModel,
-    /// Rows of the timeline.
-    pub limit: usize,
+    /// The newest entries only, and of those only what tells something new.
+    pub brief: bool,
 }
 
 #[derive(Template, Debug)]
@@ -105,4 +108,17 @@ pub struct DevicePart {
 #[template(path = "console/part-explain.html")]
 pub struct ExplainPart {
     pub explain: ExplainPage,
+}
+
+#[derive(Template, Debug)]
+#[template(path = "console/service.html")]
+pub struct Service {
+    pub model: ConsoleModel,
+    pub service: ServicePage,
+}
+
+#[derive(Template, Debug)]
+#[template(path = "console/part-service.html")]
+pub struct ServicePart {
+    pub service: ServicePage,
 }

@@ -1,51 +1,66 @@
-//! Power and cooling of each site at a glance, from the last good values only.
+//! Power and cooling of the sites at a glance, from the last good values only.
 
 use bcp_core::time::Mono;
 use bcp_wire::{Site, Value};
 
-use crate::serve::view::{DeviceView, SourceState, View};
+use super::model::{SiteDot, site_dot};
+use crate::serve::query::Part;
+use crate::serve::view::{DeviceView, View};
 
+/// A row per figure, a column per site: what can be compared stands side by side.
 #[derive(Debug)]
-pub struct SiteCard {
-    pub site: Site,
-    pub lines: Vec<Line>,
-    pub agents: usize,
-    pub fresh: usize,
+pub struct SiteTable {
+    pub sites: Vec<SiteHead>,
+    /// Figure, and its line per site; none where the site has no such device.
+    pub rows: Vec<(&'static str, Vec<Option<Line>>)>,
 }
 
-/// One figure: what, how much, and how old the oldest reading behind it is.
+#[derive(Debug)]
+pub struct SiteHead {
+    pub dot: SiteDot,
+    pub agents: Part,
+}
+
+/// How much, and how old the oldest reading behind it is.
 #[derive(Debug)]
 pub struct Line {
-    pub what: &'static str,
     pub text: String,
     pub class: &'static str,
     pub age_ms: Option<u64>,
 }
 
-#[must_use]
-pub fn site_cards(view: &View) -> Vec<SiteCard> {
-    Site::ALL.into_iter().map(|site| card(view, site)).collect()
+impl Line {
+    /// Young enough that its age need not be seen: it is there on hover.
+    #[must_use]
+    pub fn old_ms(&self) -> Option<u64> {
+        self.age_ms.filter(|age| *age >= NOTABLE_AGE_MS)
+    }
 }
 
-fn card(view: &View, site: Site) -> SiteCard {
-    let of_kind = |kind: &str| -> Vec<&DeviceView> {
-        let found = view.devices.values().filter(|device| device.site == site && device.kind() == kind);
-        found.map(AsRef::as_ref).collect()
-    };
-    let now = view.mono;
-    let lines = [
-        power(&of_kind("ups"), now),
-        load(&of_kind("ups"), now),
-        cooling(&of_kind("crac"), now),
-        air(&of_kind("crac"), now),
-        draw(&of_kind("meter"), now),
-    ];
-    let agents = view.agents.iter().filter(|agent| agent.site == site);
-    SiteCard {
-        site,
-        lines: lines.into_iter().flatten().collect(),
-        agents: agents.clone().count(),
-        fresh: agents.filter(|agent| agent.source == SourceState::Fresh).count(),
+/// Ages from here on are shown beside the figure.
+const NOTABLE_AGE_MS: u64 = 10_000;
+
+type Figure = fn(&[&DeviceView], Mono) -> Option<Line>;
+
+const FIGURES: [(&str, &str, Figure); 5] = [
+    ("power", "ups", power),
+    ("UPS load", "ups", load),
+    ("cooling", "crac", cooling),
+    ("supply air", "crac", air),
+    ("draw", "meter", draw),
+];
+
+impl SiteTable {
+    #[must_use]
+    pub fn of(view: &View) -> SiteTable {
+        let line = |site: Site, kind: &str, figure: Figure| {
+            let devices: Vec<&DeviceView> = view.devices_at(site).filter(|device| device.kind() == kind).collect();
+            figure(&devices, view.mono)
+        };
+        let rows = FIGURES.map(|(what, kind, figure)| (what, Site::ALL.map(|site| line(site, kind, figure)).into()));
+        let head = |site| SiteHead { dot: site_dot(view, site), agents: view.fresh_agents(site) };
+        let heard = |(_, lines): &(&str, Vec<Option<Line>>)| lines.iter().any(Option::is_some);
+        SiteTable { sites: Site::ALL.map(head).into(), rows: rows.into_iter().filter(heard).collect() }
     }
 }
 
@@ -79,17 +94,16 @@ impl Found<'_> {
     }
 
     /// A figure with too few good values behind it is marked, and without any it is unknown.
-    fn line(&self, what: &'static str, text: Option<String>, class: &'static str) -> Line {
+    fn line(&self, text: Option<String>, class: &'static str) -> Line {
         let missing = self.of - self.values.len();
         match text {
-            None => Line { what, text: "unknown".to_owned(), class: "unknown", age_ms: None },
+            None => Line { text: "unknown".to_owned(), class: "unknown", age_ms: None },
             Some(text) if missing > 0 => Line {
-                what,
                 text: format!("{text}, {missing} of {} unknown", self.of),
-                class: "degraded",
+                class: if class == "up" { "degraded" } else { class },
                 age_ms: self.age_ms,
             },
-            Some(text) => Line { what, text, class, age_ms: self.age_ms },
+            Some(text) => Line { text, class, age_ms: self.age_ms },
         }
     }
 }
@@ -104,40 +118,40 @@ fn power(ups: &[&DeviceView], now: Mono) -> Option<Line> {
         .iter()
         .filter(|value| value.as_text().is_some_and(|flags| flags.split_whitespace().any(|flag| flag == "OB")))
         .count();
-    let runtime = find(ups, "battery.runtime", now).min().map(|s| format!("{:.0} min of battery", (s / 60.0).floor()));
-    let left = runtime.unwrap_or_else(|| "battery time unknown".to_owned());
+    let runtime = find(ups, "battery.runtime", now).min().map(|s| format!("{:.0}\u{202f}min", (s / 60.0).floor()));
+    let left = runtime.unwrap_or_else(|| "time unknown".to_owned());
     let (text, class) = match on_battery {
-        0 => (format!("{} UPS on mains, {left}", status.values.len()), "up"),
-        some => (format!("{some} of {} UPS ON BATTERY, {left}", status.of), "down"),
+        0 => (format!("mains, {left} in reserve"), "up"),
+        some => (format!("{some} of {} ON BATTERY, {left} left", status.of), "down"),
     };
     let text = (!status.values.is_empty()).then_some(text);
-    Some(status.line("power", text, class))
+    Some(status.line(text, class))
 }
 
 fn load(ups: &[&DeviceView], now: Mono) -> Option<Line> {
     let load = find(ups, "ups.load", now);
     let class = if load.max().is_some_and(|load| load > 80.0) { "degraded" } else { "up" };
-    (!ups.is_empty()).then(|| load.line("UPS load", load.max().map(|max| format!("highest {max:.0}\u{202f}%")), class))
+    (!ups.is_empty()).then(|| load.line(load.max().map(|max| format!("{max:.0}\u{202f}% highest")), class))
 }
 
 fn cooling(cracs: &[&DeviceView], now: Mono) -> Option<Line> {
     let state = find(cracs, "unit.state", now);
     let on = state.values.iter().filter(|value| value.as_text() == Some("on")).count();
     let class = if on == state.of { "up" } else { "degraded" };
-    let text = (!state.values.is_empty()).then(|| format!("{on} of {} units run", state.of));
-    (!cracs.is_empty()).then(|| state.line("cooling", text, class))
+    let text = (!state.values.is_empty()).then(|| format!("{on} of {} run", state.of));
+    (!cracs.is_empty()).then(|| state.line(text, class))
 }
 
 fn air(cracs: &[&DeviceView], now: Mono) -> Option<Line> {
     let air = find(cracs, "supply.air.temperature", now);
     let class = if air.max().is_some_and(|hottest| hottest > 27.0) { "degraded" } else { "up" };
-    let text = air.max().map(|hottest| format!("hottest {hottest:.1}\u{202f}°C"));
-    (!cracs.is_empty()).then(|| air.line("supply air", text, class))
+    let text = air.max().map(|hottest| format!("{hottest:.1}\u{202f}°C hottest"));
+    (!cracs.is_empty()).then(|| air.line(text, class))
 }
 
 fn draw(meters: &[&DeviceView], now: Mono) -> Option<Line> {
     let power = find(meters, "meter.realpower", now);
     let total: f64 = power.numbers().sum();
     let text = (!power.values.is_empty()).then(|| format!("{:.1}\u{202f}kW", total / 1000.0));
-    (!meters.is_empty()).then(|| power.line("draw", text, "up"))
+    (!meters.is_empty()).then(|| power.line(text, "up"))
 }

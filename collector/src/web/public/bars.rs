@@ -5,7 +5,7 @@
 
 use bcp_core::status::ServiceStatus;
 
-use super::model::{Day, HISTORY_DAYS, state_class};
+use super::model::{Day, HISTORY_DAYS};
 
 /// Pixels from one bar to the next, and width of a bar.
 const PITCH: usize = 3;
@@ -27,7 +27,7 @@ pub fn paths(days: &[Day], today: i64) -> Vec<(&'static str, String)> {
         ServiceStatus::Planned,
         ServiceStatus::Unknown,
     ];
-    order.into_iter().filter_map(|status| path(&states, status).map(|path| (state_class(status), path))).collect()
+    order.into_iter().filter_map(|status| path(&states, status).map(|path| (status.as_str(), path))).collect()
 }
 
 fn path(states: &[ServiceStatus], wanted: ServiceStatus) -> Option<String> {

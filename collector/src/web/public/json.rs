@@ -9,7 +9,7 @@ use bcp_core::time::Wall;
 use serde_json::{Value, json};
 
 use super::lang::{Lang, Localised};
-use super::model::{Freshness, IncidentPhase, PublicIncident, PublicModel, PublicService, PublicUpdate, state_class};
+use super::model::{Freshness, IncidentPhase, PublicIncident, PublicModel, PublicService, PublicUpdate};
 use super::when::utc;
 
 /// Language of the texts where the shape has room for one only.
@@ -163,7 +163,7 @@ impl Out<'_> {
         json!({
             "id": service.id,
             "name": service.title.texts,
-            "status": state_class(self.state(service.status)),
+            "status": self.state(service.status).as_str(),
             "since": known(service.since),
             "effect": by_profession(&service.effect),
             "still_works": service.still_works.texts,

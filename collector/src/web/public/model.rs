@@ -4,6 +4,7 @@
 //! so none can leak. Made from the agreed state at its publication point only, so three collectors make the same bytes.
 
 use bcp_core::status::ServiceStatus;
+pub use bcp_core::status::{Day, IncidentPhase, ProcedurePhase};
 use bcp_core::time::Wall;
 
 use super::lang::{Lang, Localised};
@@ -54,32 +55,10 @@ pub struct PublicService {
 /// The emergency (BCP) procedure of a service.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Procedure {
-    pub state: ProcedureState,
+    pub state: ProcedurePhase,
     pub since: Option<Wall>,
     /// What to do, per profession.
     pub steps: Vec<(String, Localised)>,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ProcedureState {
-    Off,
-    /// Something is wrong; it may be switched on soon.
-    Armed,
-    On,
-    /// The service works again; the procedure is being ended.
-    StandingDown,
-}
-
-impl ProcedureState {
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            ProcedureState::Off => "off",
-            ProcedureState::Armed => "armed",
-            ProcedureState::On => "on",
-            ProcedureState::StandingDown => "standing-down",
-        }
-    }
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -97,26 +76,6 @@ pub struct PublicIncident {
     pub updates: Vec<PublicUpdate>,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum IncidentPhase {
-    Investigating,
-    Identified,
-    Monitoring,
-    Resolved,
-}
-
-impl IncidentPhase {
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            IncidentPhase::Investigating => "investigating",
-            IncidentPhase::Identified => "identified",
-            IncidentPhase::Monitoring => "monitoring",
-            IncidentPhase::Resolved => "resolved",
-        }
-    }
-}
-
 #[derive(Debug, Clone, PartialEq)]
 pub struct PublicUpdate {
     pub at: Wall,
@@ -124,37 +83,6 @@ pub struct PublicUpdate {
     pub text: Localised,
     /// Written by the rules, not by a person.
     pub automatic: bool,
-}
-
-/// One day of a service, in milliseconds of each state. They add up to the part of the day that has passed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Day {
-    /// Days since 1970, UTC.
-    pub day: i64,
-    pub up_ms: u64,
-    pub degraded_ms: u64,
-    pub down_ms: u64,
-    pub planned_ms: u64,
-    pub unmeasured_ms: u64,
-}
-
-impl Day {
-    /// The state its bar shows: the worst that happened; unmeasured where less than half of it was measured.
-    #[must_use]
-    pub fn bar(&self) -> ServiceStatus {
-        let measured = self.up_ms + self.degraded_ms + self.down_ms + self.planned_ms;
-        if self.down_ms > 0 {
-            ServiceStatus::Down
-        } else if self.degraded_ms > 0 {
-            ServiceStatus::Degraded
-        } else if self.planned_ms > 0 {
-            ServiceStatus::Planned
-        } else if measured == 0 || measured < self.unmeasured_ms {
-            ServiceStatus::Unknown
-        } else {
-            ServiceStatus::Up
-        }
-    }
 }
 
 /// Whether what is shown may be taken as the present state.
@@ -210,18 +138,6 @@ pub const fn severity(status: ServiceStatus) -> u8 {
         ServiceStatus::Unknown => 2,
         ServiceStatus::Degraded => 3,
         ServiceStatus::Down => 4,
-    }
-}
-
-/// Word, shape and colour class of a state: the name of all three.
-#[must_use]
-pub const fn state_class(status: ServiceStatus) -> &'static str {
-    match status {
-        ServiceStatus::Up => "up",
-        ServiceStatus::Degraded => "degraded",
-        ServiceStatus::Down => "down",
-        ServiceStatus::Planned => "planned",
-        ServiceStatus::Unknown => "unknown",
     }
 }
 

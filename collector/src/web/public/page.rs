@@ -14,7 +14,7 @@ use std::sync::OnceLock;
 use super::bars;
 use super::lang::{Lang, Localised, Shown, Texts};
 use super::model::{
-    Day, Freshness, IncidentPhase, ProcedureState, PublicIncident, PublicModel, PublicService, share_up, state_class,
+    Day, Freshness, IncidentPhase, ProcedurePhase, PublicIncident, PublicModel, PublicService, share_up,
 };
 use super::when::{self, Moment};
 
@@ -135,7 +135,7 @@ impl<'a> Page<'a> {
 
     #[must_use]
     pub fn class(&self, status: impl std::borrow::Borrow<ServiceStatus>) -> &'static str {
-        state_class(*status.borrow())
+        status.borrow().as_str()
     }
 
     #[must_use]
@@ -153,8 +153,8 @@ impl<'a> Page<'a> {
     #[must_use]
     pub fn card_class(&self, incident: &PublicIncident) -> &'static str {
         match incident.phase {
-            IncidentPhase::Investigating | IncidentPhase::Identified => state_class(incident.impact),
-            IncidentPhase::Monitoring | IncidentPhase::Resolved => state_class(ServiceStatus::Up),
+            IncidentPhase::Investigating | IncidentPhase::Identified => incident.impact.as_str(),
+            IncidentPhase::Monitoring | IncidentPhase::Resolved => ServiceStatus::Up.as_str(),
         }
     }
 
@@ -203,6 +203,17 @@ impl<'a> Page<'a> {
     pub fn open_incidents(&self) -> Vec<&'a PublicIncident> {
         let open = |incident: &&PublicIncident| incident.phase != IncidentPhase::Resolved && !self.expired();
         self.model.incidents.iter().filter(open).collect()
+    }
+
+    /// Procedures that are on, armed or being ended although no open incident tells of them: users still have to know.
+    #[must_use]
+    pub fn procedures_without_incident(&self) -> Vec<&'a PublicService> {
+        let told: Vec<&str> =
+            self.open_incidents().iter().flat_map(|found| &found.services).map(String::as_str).collect();
+        let untold = |service: &&PublicService| {
+            service.procedure.state != ProcedurePhase::Off && !told.contains(&service.id.as_str())
+        };
+        if self.expired() { Vec::new() } else { self.model.services.iter().filter(untold).collect() }
     }
 
     #[must_use]
@@ -268,7 +279,7 @@ impl<'a> Page<'a> {
 
     #[must_use]
     pub fn procedure_link(&self, service: &PublicService) -> String {
-        let wanted = self.expired() || service.procedure.state == ProcedureState::On;
+        let wanted = self.expired() || service.procedure.state == ProcedurePhase::On;
         self.t.get(if wanted { "procedure-do" } else { "procedure-open" })
     }
 
@@ -276,8 +287,8 @@ impl<'a> Page<'a> {
     pub fn procedure_sentence(&self, service: &PublicService) -> String {
         self.t.get(match (self.freshness, service.procedure.state) {
             (Freshness::Expired, _) => "procedure-unknown",
-            (Freshness::Current, ProcedureState::On | ProcedureState::StandingDown) => "procedure-follow",
-            (Freshness::Current, ProcedureState::Off | ProcedureState::Armed) => "procedure-not-now",
+            (Freshness::Current, ProcedurePhase::On | ProcedurePhase::StandingDown) => "procedure-follow",
+            (Freshness::Current, ProcedurePhase::Off | ProcedurePhase::Armed) => "procedure-not-now",
         })
     }
 
@@ -403,7 +414,7 @@ impl<'a> Page<'a> {
             (ServiceStatus::Planned, "col-planned"),
             (ServiceStatus::Unknown, "col-unmeasured"),
         ];
-        states.into_iter().map(|(status, key)| (state_class(status), bars::single(status), self.t.get(key))).collect()
+        states.into_iter().map(|(status, key)| (status.as_str(), bars::single(status), self.t.get(key))).collect()
     }
 
     #[must_use]

@@ -7,7 +7,7 @@ use bcp_core::time::Wall;
 
 use super::lang::{Lang, Localised};
 use super::model::{
-    Day, HISTORY_DAYS, IncidentPhase, Procedure, ProcedureState, PublicIncident, PublicModel, PublicService,
+    Day, HISTORY_DAYS, IncidentPhase, Procedure, ProcedurePhase, PublicIncident, PublicModel, PublicService,
     PublicUpdate,
 };
 use super::when::day_number;
@@ -68,7 +68,7 @@ pub fn calm(count: usize) -> PublicModel {
     for service in &mut model.services {
         service.status = ServiceStatus::Up;
         service.incident = None;
-        service.procedure.state = ProcedureState::Off;
+        service.procedure.state = ProcedurePhase::Off;
     }
     model.incidents.retain(|incident| incident.phase == IncidentPhase::Resolved);
     model
@@ -132,7 +132,7 @@ fn service(at: usize) -> PublicService {
             "Looking up earlier prescriptions.",
         ),
         procedure: Procedure {
-            state: if at == 0 { ProcedureState::On } else { ProcedureState::Off },
+            state: if at == 0 { ProcedurePhase::On } else { ProcedurePhase::Off },
             since: (at == 0).then_some(Wall(AS_OF.0 - 8 * MINUTE_MS)),
             steps: vec![(
                 "pharmacist".to_owned(),

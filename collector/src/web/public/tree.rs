@@ -119,6 +119,17 @@ mod tests {
     }
 
     #[test]
+    fn a_procedure_that_is_being_ended_is_told_after_its_incident() {
+        let mut model = sample(2);
+        assert!(!text(&render(&model).unwrap(), "en/index.html").contains("class=\"bcp standing-down\""));
+        model.incidents.clear();
+        model.services[1].procedure.state = super::super::model::ProcedurePhase::StandingDown;
+        let tree = render(&model).unwrap();
+        assert!(text(&tree, "en/index.html").contains("class=\"bcp standing-down\""));
+        assert!(!text(&tree, "expired/en/index.html").contains("class=\"bcp standing-down\""));
+    }
+
+    #[test]
     fn every_artefact_carries_the_sequence() {
         let tree = render(&sample(2)).unwrap();
         assert!(tree.values().all(|body| String::from_utf8_lossy(body).contains("48213")));
