@@ -146,10 +146,12 @@ async function consolePages(base) {
   const bare = await page.evaluate(() => document.body.innerText);
   for (const word of ["Now", "Tickets", "Services", "Sites", "Timeline", "quorum"]) if (!bare.includes(word)) fault(`${base}/ no script`, `has no ${word}`);
   const ticket = (await links(page, "/tickets/"))[0];
+  const service = (await links(page, "/services/"))[0];
+  if (/last news\s*–/.test(bare)) fault(`${base}/ no script`, "does not say when its news is from");
   await page.goto(`${base}/devices`, { waitUntil: "load", timeout: LOAD_MS });
   const device = (await links(page, "/devices/"))[0];
   await page.close();
-  const pages = { now: `${base}/`, devices: `${base}/devices`, device, ticket, timeline: `${base}/timeline` };
+  const pages = { now: `${base}/`, devices: `${base}/devices`, device, ticket, service, timeline: `${base}/timeline` };
   for (const [name, url] of Object.entries(pages)) {
     if (!url) { fault(base, `no ${name} is linked`); continue; }
     await look(url, `console-${name}`);

@@ -7,7 +7,7 @@ use bcp_core::status::ServiceStatus;
 use bcp_wire::Site;
 use bcp_wire::control::Phase;
 
-use super::words::{status_word, word_of};
+use super::words::status_word;
 use crate::serve::view::View;
 
 #[derive(Debug, Clone)]
@@ -98,7 +98,7 @@ pub fn card(ticket: &TicketView, view: &View) -> TicketCard {
         cause: ticket.cause.clone(),
         // A held lease is renewed all the time: its countdown matters only while something moves or waits for a person.
         countdown: ticket.countdown.clone().zip(ticket.countdown_ms).filter(|_| waits),
-        mode: word_of(&ticket.mode),
+        mode: ticket.mode.as_str().to_owned(),
         sync: match ticket.sync.peer_in_sync {
             Some(true) => "standby in sync",
             Some(false) => "standby NOT in sync",
