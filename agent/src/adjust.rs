@@ -150,7 +150,7 @@ pub struct Adjust<R> {
     pub factor: Option<(R, FactorForm)>,
     /// What the sibling says, and the way from that unit to the point's.
     pub units: Option<(R, BTreeMap<String, Linear>)>,
-    /// A text such as `Off(2),Standby(3)` that names the numbers.
+    /// A text such as `Off(2),Standby(3)` that names the numbers, or the name of this one.
     pub words: Option<R>,
     /// Checked here, where the decoder cannot know the final number.
     pub range: Option<(f64, f64)>,
@@ -202,11 +202,16 @@ impl<R> Adjust<R> {
     }
 }
 
-/// The word of a number in `Off(2),Standby(3)`, in lower case with `-` for everything but letters and digits.
+/// The word of a number in `Off(2),Standby(3)`, or the text itself where it is no such list; in lower case with `-` for
+/// everything but letters and digits.
 fn numbered_word(list: &str, number: f64) -> Option<String> {
     let wanted = format!("({number})");
-    let entry = list.split(',').map(str::trim).find(|entry| entry.ends_with(&wanted))?;
-    let word = entry.get(..entry.len() - wanted.len())?.trim();
+    let word = if list.contains('(') {
+        let entry = list.split(',').map(str::trim).find(|entry| entry.ends_with(&wanted))?;
+        entry.get(..entry.len() - wanted.len())?.trim()
+    } else {
+        list
+    };
     let mut slug = String::with_capacity(word.len());
     for c in word.chars() {
         if c.is_ascii_alphanumeric() {
@@ -288,5 +293,7 @@ mod tests {
         assert_eq!(read(3.0), Ok(Value::Text("standby".to_owned())));
         assert_eq!(read(13.0), Ok(Value::Text("in-use".to_owned())));
         assert_eq!(read(1.0), Err(BadReason::Decode));
+        let name = adjust.apply(Value::Num(6.0), |()| Ok(Value::Text("Startup Delay".to_owned())));
+        assert_eq!(name, Ok(Value::Text("startup-delay".to_owned())));
     }
 }

@@ -22,6 +22,9 @@ const CONCURRENT: usize = 64;
 /// Longest time for one device: a person is waiting.
 const BUDGET: Duration = Duration::from_secs(5);
 
+/// Polls in which the tables of a device are looked for: a slow one with many rows takes more than one.
+const MOST_LOOKS: usize = 6;
+
 /// One point of one device.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Row {
@@ -130,7 +133,13 @@ async fn read_group(mut group: Group, watched: bool) -> Vec<DeviceRows> {
         tokio::time::sleep(sysinfo::MINIMUM_CPU_UPDATE_INTERVAL).await;
     }
     for (slot, device) in slots.into_iter().enumerate() {
-        let polled = group.poll(slot, BUDGET).await;
+        let mut polled = group.poll(slot, BUDGET).await;
+        for _ in 1..MOST_LOOKS {
+            if !matches!(&group, Group::Snmp(device) if device.is_discovering()) {
+                break;
+            }
+            polled = group.poll(slot, BUDGET).await;
+        }
         let (rows, firmware) = match &group {
             Group::Bus(bus) => bus
                 .devices()

@@ -29,16 +29,69 @@ const WANTED_SHARE: f64 = 0.95;
 
 /// Recording, and the profiles that read it.
 const CLAIMS: &[(&str, &[&str])] = &[
-    ("eaton-mgeups_93ps", &["ietf/ups-mib"]),
-    ("riello", &["ietf/ups-mib"]),
-    ("generex-ups_cs141", &["ietf/ups-mib"]),
+    ("akcp_serverprobe8", &["akcp/sensorprobe"]),
+    ("aos-emu2_ap9320", &["apc/ems"]),
+    ("apc-epdu", &["apc/epdu"]),
+    ("apc-mgeups_galaxy7000", &["mge/galaxy"]),
+    ("apc_ats", &["apc/ats"]),
+    ("apc_inrow-dx", &["apc/inrow"]),
+    ("apc_smx750i", &["apc/smart-ups"]),
+    ("chatsworth-pdu", &["chatsworth/econnect"]),
+    ("cyberpower", &["cyberpower/rmcard"]),
+    ("dell-rpdu", &["dell/rpdu"]),
+    ("deltaorion_deltaorion", &["delta/orion"]),
+    ("drac", &["dell/idrac", "dell/cmc"]),
+    ("eaton-mgeups_5px", &["eaton/mge"]),
+    ("eaton-mgeups_93ps", &["eaton/mge"]),
+    ("eatonups", &["eaton/xups"]),
+    ("generex-ups_cs141", &["generex/cs141"]),
+    ("hpe-pdumm", &["hpe/pdu-management-module"]),
+    ("huawei-smu", &["huawei/smu"]),
+    ("huaweiups_ups2000", &["huawei/ups2000"]),
+    ("hwg-poseidon", &["hwgroup/poseidon"]),
+    ("imcopower-big", &["imco/big"]),
+    ("istars", &["ietf/ups-mib-walked"]),
+    ("janitza", &["janitza/umg"]),
+    ("liebert", &["vertiv/mph"]),
+    ("liebert_weblbds", &["vertiv/liebert-env"]),
+    ("netagent2_1", &["megatec/netagent"]),
+    ("panduit", &["panduit/p42"]),
+    ("panduit-eagle", &["panduit/eagle-i"]),
+    ("pcoweb-rittalchiller", &["rittal/it-chiller"]),
+    ("poweralert_2", &["tripplite/poweralert"]),
+    ("raritan-pdu", &["raritan/px1", "raritan/px2"]),
+    ("raritan-pdu_px2_temp", &["raritan/px2"]),
+    ("riello", &["riello/netman"]),
+    ("rittal-cmc", &["rittal/cmc-tc-lcp"]),
+    ("rittal-cmc-iii-pu", &["rittal/cmc-iii"]),
+    ("sentry3", &["servertech/sentry3"]),
+    ("sentry4", &["servertech/sentry4"]),
+    ("serverscheck_sc-ts01", &["serverscheck/gateway"]),
+    ("siteboss571_siteboss571", &["asentria/siteboss"]),
+    ("stulz_wib8000", &["stulz/wib8000"]),
+    ("ts-bspdu", &["ts/bspdu"]),
 ];
 
 /// Rows of the other tool that are known to be wrong, or that mean another thing: recording, OID, why.
-const EXPLAINED: &[(&str, &str, &str)] = &[];
+const EXPLAINED: &[(&str, &str, &str)] = &[
+    // Column 5 of these rows says that the sensor is offline: its last value is none.
+    ("akcp_serverprobe8", "1.3.6.1.4.1.3854.1.2.2.1.17.1.13.1", "the sensor is offline"),
+    ("akcp_serverprobe8", "1.3.6.1.4.1.3854.1.2.2.1.17.1.13.2", "the sensor is offline"),
+    ("akcp_serverprobe8", "1.3.6.1.4.1.3854.1.2.2.1.17.1.13.3", "the sensor is offline"),
+    ("akcp_serverprobe8", "1.3.6.1.4.1.3854.1.2.2.1.17.1.13.4", "the sensor is offline"),
+    ("akcp_serverprobe8", "1.3.6.1.4.1.3854.1.2.2.1.17.1.13.5", "the sensor is offline"),
+];
 
 /// Units in which the other tool has a class of a recording, against ours: recording (or any), class, factor to ours.
-const FACTORS: &[(&str, &str, f64)] = &[("", "runtime", 60.0), ("", "power_consumed", 1_000.0)];
+const FACTORS: &[(&str, &str, f64)] = &[
+    // It has kilowatts and kilowatt hours in some classes of some devices.
+    ("apc_inrow-dx", "power", 1_000.0),
+    ("ts-bspdu", "power_consumed", 1.0),
+    // Cubic feet per minute.
+    ("", "airflow", 1.699_010_795_5),
+    ("", "runtime", 60.0),
+    ("", "power_consumed", 1_000.0),
+];
 
 fn python() -> String {
     std::env::var("BCP_PYTHON").unwrap_or_else(|_| "python3".to_owned())

@@ -26,6 +26,8 @@ pub struct Table {
     pub index: Vec<IndexPart>,
     /// All must hold.
     pub conditions: Vec<Condition>,
+    /// Point whose change makes the tables be looked at again.
+    pub again_when: Option<usize>,
     pub max_rows: usize,
     pub points: Vec<TablePoint>,
 }
@@ -220,6 +222,14 @@ impl Reader {
         };
         let index: Vec<IndexPart> = section.optional("index").unwrap_or_default();
         let conditions = conditions(&mut section);
+        let again_when: Option<String> = section.optional("again_when");
+        let again_when = again_when.and_then(|name| {
+            let found = self.names.get(&name).copied().filter(|index| *index < self.points.len());
+            if found.is_none() {
+                section.fault("again_when", format!("`{name}` is no point of this profile"), None);
+            }
+            found
+        });
         let max_rows = section.optional("max_rows").unwrap_or(DEFAULT_ROWS);
         if !(1..=MAX_ROWS).contains(&max_rows) {
             section.fault("max_rows", format!("must be between 1 and {MAX_ROWS}"), None);
@@ -230,7 +240,7 @@ impl Reader {
             point.finish();
         }
         section.finish();
-        Some(Table { walk: walk?, label, index, conditions, max_rows, points })
+        Some(Table { walk: walk?, label, index, conditions, again_when, max_rows, points })
     }
 
     fn table_point(&self, point: &mut Section<'_, '_>, labelled: bool) -> Option<TablePoint> {
@@ -323,7 +333,7 @@ mod tests {
 
     fn table(index: Vec<IndexPart>) -> Table {
         let walk = "1.3.6.1".parse().unwrap();
-        Table { walk, label: None, index, conditions: Vec::new(), max_rows: 1, points: Vec::new() }
+        Table { walk, label: None, index, conditions: Vec::new(), again_when: None, max_rows: 1, points: Vec::new() }
     }
 
     #[test]

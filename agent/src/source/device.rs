@@ -142,6 +142,12 @@ impl DeviceState {
         }
     }
 
+    /// What a point read in this poll.
+    #[must_use]
+    pub fn reading(&self, index: usize) -> Reading {
+        self.readings.get(index).cloned().flatten()
+    }
+
     pub fn set_raw(&mut self, index: usize, raw: String) {
         if let Some(described) = self.described.get_mut(index) {
             described.raw = Some(raw);

@@ -39,6 +39,7 @@ use snmp2::snmp;
 use crate::adjust::Adjust;
 use crate::config::{DeviceConfig, SnmpLink};
 use crate::decode::{Decoder, Raw, RegisterType};
+use crate::derive::Reading;
 use crate::oid::Oid;
 use crate::plan::chunks;
 use crate::profile::{Address, Protocol};
@@ -78,6 +79,9 @@ pub struct SnmpDevice {
     /// When sizes and refusals were last believed to be another matter than before.
     doubted: Instant,
     restarts: u64,
+    /// What points said whose change calls for another look at the tables.
+    heralds: Vec<Reading>,
+    /// A row went away, or a new one may have come.
     row_vanished: bool,
     watched: bool,
     answers: Vec<Option<Got>>,
@@ -124,6 +128,7 @@ impl SnmpDevice {
             walks: Walks::default(),
             doubted: Instant::now(),
             restarts: 0,
+            heralds: Vec::new(),
             row_vanished: false,
             watched: false,
             answers: Vec::new(),
@@ -232,6 +237,7 @@ impl SnmpDevice {
             }
         }
         self.decode(&offsets, reason);
+        self.hear_heralds();
         let restarted = std::mem::replace(&mut self.restarts, self.channel.restarts) != self.channel.restarts;
         if outcome != Outcome::Answered || restarted {
             // It may be another device now: look at its tables and firmware again.
@@ -301,6 +307,17 @@ impl SnmpDevice {
             }
         }
         Ok(rtt)
+    }
+
+    /// Notes that rows may have come or gone, as a count of them that has changed tells.
+    fn hear_heralds(&mut self) {
+        let config = Arc::clone(&self.state.config);
+        let points = config.profile.tables.iter().filter_map(|table| table.again_when);
+        let heard: Vec<Reading> = points.map(|point| self.state.reading(point)).collect();
+        let told = |reading: &Reading| matches!(reading, Some(Ok(_)));
+        let changed = |(before, now): (&Reading, &Reading)| told(before) && told(now) && before != now;
+        self.row_vanished |= self.heralds.iter().zip(&heard).any(changed);
+        self.heralds = heard;
     }
 
     /// Draws the lesson of an error status. False where there is none to draw.
