@@ -15,7 +15,8 @@ use std::time::{Duration, Instant};
 
 use bcp_agent::config::{Access, DeviceConfig, Link, SnmpLink};
 use bcp_agent::derive::Reading;
-use bcp_agent::profile;
+use bcp_agent::oid::Oid;
+use bcp_agent::profile::{self, Profile};
 use bcp_agent::schedule::Outcome;
 use bcp_agent::source::snmp::SnmpDevice;
 use bcp_wire::{BadReason, Value};
@@ -141,10 +142,13 @@ fn simulator(recordings: &Path) -> Option<Simulator> {
     Some(Simulator { child, cache, address: format!("127.0.0.1:{port}") })
 }
 
-fn device(profile: &str, recording: &str, address: &str, timeout: Duration) -> SnmpDevice {
+fn built_in(id: &str) -> Arc<Profile> {
     // The files as they are, so that a changed profile needs no new build.
     let files = Path::new(env!("CARGO_MANIFEST_DIR")).join("../firmware-configs");
-    let profile = profile::load(profile, Some(&files)).unwrap_or_else(|error| panic!("{profile}: {error:?}"));
+    profile::load(id, Some(&files)).unwrap_or_else(|error| panic!("{id}: {error:?}"))
+}
+
+fn device(profile: Arc<Profile>, recording: &str, address: &str, timeout: Duration) -> SnmpDevice {
     let link = SnmpLink { address: address.to_owned(), access: Access::community(recording), timeout, retries: 2 };
     let config = DeviceConfig {
         id: "recorded".parse().unwrap(),
@@ -167,7 +171,7 @@ struct Ours {
 
 /// Everything a profile reads of a recording, by OID. Derived points have none.
 async fn read(profile: &str, recording: &str, address: &str) -> BTreeMap<String, Vec<Ours>> {
-    let mut device = device(profile, recording, address, Duration::from_secs(3));
+    let mut device = device(built_in(profile), recording, address, Duration::from_secs(3));
     device.watch();
     for poll in 0.. {
         let polled = device.poll(BUDGET).await;
@@ -185,6 +189,25 @@ async fn read(profile: &str, recording: &str, address: &str) -> BTreeMap<String,
         found.entry(described.source.clone()).or_default().push(ours);
     }
     found
+}
+
+/// What a device says it is: sysObjectID and sysDescr.
+async fn identity(recording: &str, address: &str) -> (Option<Oid>, String) {
+    let text = "format = 1\ntitle = \"t\"\nkind = \"host\"\nsources = [\"SNMPv2-MIB\"]\n[snmp]\n\
+        [[point]]\nname = \"id\"\nread = \"1.3.6.1.2.1.1.2.0\"\ntype = \"string\"\npublish = false\n\
+        [[point]]\nname = \"descr\"\nread = \"1.3.6.1.2.1.1.1.0\"\ntype = \"string\"\npublish = false\n";
+    let profile = profile::parse("t/t", "t", text).unwrap_or_else(|faults| panic!("{faults:?}"));
+    let mut device = device(Arc::new(profile), recording, address, Duration::from_secs(3));
+    device.poll(BUDGET).await;
+    let texts: Vec<String> = device
+        .state
+        .rows()
+        .map(|(_, reading)| match reading {
+            Some(Ok(value)) => value.to_string(),
+            _ => String::new(),
+        })
+        .collect();
+    (texts[0].parse().ok(), texts[1].clone())
 }
 
 /// A sensor as the other tool has it.
@@ -291,7 +314,7 @@ async fn recorded_devices_read_as_another_tool_reads_them() {
     let Some(simulator) = simulator(&recordings) else { return };
     let began = Instant::now();
     loop {
-        let mut first = device("ietf/ups-mib", "riello", &simulator.address, Duration::from_millis(500));
+        let mut first = device(built_in("ietf/ups-mib"), "riello", &simulator.address, Duration::from_millis(500));
         if first.poll(Duration::from_secs(2)).await.outcome == Outcome::Answered {
             break;
         }
@@ -300,7 +323,7 @@ async fn recorded_devices_read_as_another_tool_reads_them() {
     let only = std::env::var("BCP_RECORDINGS_ONLY").ok();
     let show = std::env::var("BCP_RECORDINGS_SHOW").is_ok_and(|value| value == "1");
     let mut total = Tally::default();
-    let (mut differing, mut missing) = (Vec::new(), Vec::new());
+    let (mut differing, mut missing, mut unrecognised) = (Vec::new(), Vec::new(), Vec::new());
     println!(
         "{:<24}{:<34}{:>8}{:>8}{:>8}{:>8}{:>8}",
         "recording", "profile", "sensors", "found", "equal", "missing", "differ"
@@ -308,6 +331,13 @@ async fn recorded_devices_read_as_another_tool_reads_them() {
     for (recording, profiles) in CLAIMS {
         if only.as_deref().is_some_and(|only| !recording.contains(only)) {
             continue;
+        }
+        let (object_id, descr) = identity(recording, &simulator.address).await;
+        let fits = |id: &&str| {
+            built_in(id).fingerprint.as_ref().is_some_and(|print| print.fit(object_id.as_ref(), &descr).is_some())
+        };
+        if !profiles.iter().any(|id| fits(id)) {
+            unrecognised.push(format!("{recording}: {object_id:?} {descr}"));
         }
         let mut ours: BTreeMap<String, Vec<Ours>> = BTreeMap::new();
         for profile in *profiles {
@@ -376,6 +406,7 @@ async fn recorded_devices_read_as_another_tool_reads_them() {
     for row in missing.iter().filter(|_| show) {
         println!("missing: {row}");
     }
+    assert!(unrecognised.is_empty(), "their profiles do not recognise {unrecognised:#?}");
     assert!(differing.is_empty(), "{} rows differ and are not explained", differing.len());
     #[allow(clippy::cast_precision_loss)]
     let share = total.equal as f64 / total.sensors.max(1) as f64;

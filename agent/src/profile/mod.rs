@@ -309,4 +309,46 @@ max = ["battery.currant"]
             assert!(matches!(load(id, Some(Path::new("/"))), Err(ProfileError::Unknown { .. })), "{id}");
         }
     }
+
+    #[test]
+    fn a_profile_stands_on_another_one() {
+        let text = r#"
+format = 1
+base = "ietf/ups-mib"
+title = "x"
+kind = "ups"
+sources = ["x"]
+[[point]]
+name = "battery.runtime"
+read = "1.3.6.1.4.1.1.0"
+[[point]]
+name = "battery.age"
+read = "1.3.6.1.4.1.2.0"
+[[derived]]
+name = "ups.load"
+max = ["battery.charge"]
+"#;
+        let base = load("ietf/ups-mib", None).unwrap();
+        let own = parse("a/b", "f", text).unwrap_or_else(|faults| panic!("{faults:?}"));
+        assert_eq!((own.points.len(), own.derived.len()), (base.points.len() + 1, base.derived.len()));
+        let place = |profile: &Profile, name: &str| profile.points.iter().position(|p| p.name.as_str() == name);
+        assert_eq!(place(&own, "battery.runtime"), place(&base, "battery.runtime"));
+        let runtime = &own.points[place(&own, "battery.runtime").unwrap()];
+        assert_eq!(runtime.address.to_string(), "1.3.6.1.4.1.1.0");
+        assert!(own.fingerprint.is_none() && own.reference.hash != base.reference.hash);
+        // Its own points are still named once, its base must be there, and circles end.
+        for (from, to) in [
+            ("battery.age", "battery.runtime"),
+            ("ietf/ups-mib", "ietf/none"),
+            ("max = [\"battery.charge\"]", "max = [\"ups.load\"]"),
+        ] {
+            assert!(parse("a/b", "f", &text.replace(from, to)).is_err(), "{from} to {to}");
+        }
+        let dir = std::env::temp_dir().join(format!("bcp-profile-circle-{}", std::process::id()));
+        std::fs::create_dir_all(dir.join("a")).unwrap();
+        std::fs::write(dir.join("a/b.toml"), text.replace("ietf/ups-mib", "a/b")).unwrap();
+        let circle = load("a/b", Some(&dir));
+        std::fs::remove_dir_all(&dir).unwrap();
+        assert!(matches!(circle, Err(ProfileError::Faulty { .. })));
+    }
 }

@@ -269,3 +269,76 @@ impl DeviceState {
         self.described.iter().zip(&self.readings)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{Access, Link, SnmpLink};
+    use bcp_wire::Value;
+    use std::time::Duration;
+
+    fn state(points: &str) -> DeviceState {
+        let text = format!("format = 1\ntitle = \"t\"\nkind = \"ups\"\nsources = [\"t\"]\n[snmp]\n{points}");
+        let profile = crate::profile::parse("t/t", "t", &text).unwrap_or_else(|faults| panic!("{faults:?}"));
+        let link = SnmpLink {
+            address: "127.0.0.1:161".to_owned(),
+            access: Access::community("public"),
+            timeout: Duration::from_secs(1),
+            retries: 0,
+        };
+        DeviceState::new(Arc::new(DeviceConfig {
+            id: "d".parse().unwrap(),
+            kind: "ups".to_owned(),
+            profile: Arc::new(profile),
+            location: None,
+            parent: None,
+            interval: Duration::from_secs(1),
+            link: Link::Snmp(link),
+        }))
+    }
+
+    fn poll(
+        state: &mut DeviceState,
+        readings: &[Option<Result<f64, BadReason>>],
+    ) -> Vec<(String, Result<f64, BadReason>)> {
+        state.begin();
+        for (index, reading) in readings.iter().enumerate() {
+            match reading {
+                Some(Ok(number)) => state.set(index, Some(Ok(Value::Num(*number))), 0),
+                Some(Err(reason)) => state.set_bad(index, *reason),
+                None => {}
+            }
+        }
+        let samples = state.finish();
+        samples.into_iter().map(|(name, _, value)| (name.to_string(), value.map(|v| v.as_num().unwrap()))).collect()
+    }
+
+    #[test]
+    fn a_fallback_stands_in_only_while_the_first_way_has_no_value() {
+        let mut state = state(
+            "[[point]]\nname = \"battery.charge\"\nread = \"1.3.6.1.1.0\"\noptional = true\n\
+             [[point]]\nname = \"battery.charge\"\nread = \"1.3.6.1.2.0\"\nfallback = true\n\
+             [[derived]]\nname = \"ups.load\"\nmax = [\"battery.charge\"]\n",
+        );
+        let both = |value: f64| vec![("battery.charge".to_owned(), Ok(value)), ("ups.load".to_owned(), Ok(value))];
+        let source = |state: &DeviceState| state.rows().next().unwrap().0.source.clone();
+        assert_eq!(poll(&mut state, &[Some(Err(BadReason::Exception)), Some(Ok(80.0))]), both(80.0));
+        assert_eq!(source(&state), "1.3.6.1.2.0");
+        assert_eq!(state.meta().points.iter().filter(|point| point.name.as_str() == "battery.charge").count(), 1);
+        assert_eq!(poll(&mut state, &[Some(Ok(81.5)), Some(Ok(80.0))]), both(81.5));
+        assert_eq!(source(&state), "1.3.6.1.1.0");
+    }
+
+    #[test]
+    fn a_scale_that_another_point_tells_is_applied_before_the_range_and_without_it_there_is_no_value() {
+        let mut state = state(
+            "[[point]]\nname = \"exponent\"\nread = \"1.3.6.1.1.0\"\npublish = false\n\
+             [[point]]\nname = \"output.voltage\"\nread = \"1.3.6.1.2.0\"\nrange = [0, 300]\n\
+             factor = { point = \"exponent\", as = \"exponent\" }\n",
+        );
+        let of = |reading| vec![("output.voltage".to_owned(), reading)];
+        assert_eq!(poll(&mut state, &[Some(Ok(-1.0)), Some(Ok(2_305.0))]), of(Ok(230.5)));
+        assert_eq!(poll(&mut state, &[Some(Ok(0.0)), Some(Ok(2_305.0))]), of(Err(BadReason::Range)));
+        assert_eq!(poll(&mut state, &[Some(Err(BadReason::Timeout)), Some(Ok(2_305.0))]), of(Err(BadReason::Timeout)));
+    }
+}

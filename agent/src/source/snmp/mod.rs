@@ -57,6 +57,8 @@ use walk::NO_SUCH_NAME;
 const REDISCOVER_AFTER: Duration = Duration::from_secs(3_600);
 /// A row that went away makes the tables be looked at again, but not more often than this.
 const REDISCOVER_AT_MOST_EVERY: Duration = Duration::from_secs(60);
+/// A count of rows that changed makes them be looked at sooner, but a flapping one no more often than this.
+const REDISCOVER_ON_CHANGE: Duration = Duration::from_secs(5);
 /// Error status of RFC 3416 that is treated by itself.
 const TOO_BIG: u32 = 1;
 /// Time since the device started, in hundredths of a second.
@@ -81,7 +83,7 @@ pub struct SnmpDevice {
     restarts: u64,
     /// What points said whose change calls for another look at the tables.
     heralds: Vec<Reading>,
-    /// A row went away, or a new one may have come.
+    herald_changed: bool,
     row_vanished: bool,
     watched: bool,
     answers: Vec<Option<Got>>,
@@ -129,6 +131,7 @@ impl SnmpDevice {
             doubted: Instant::now(),
             restarts: 0,
             heralds: Vec::new(),
+            herald_changed: false,
             row_vanished: false,
             watched: false,
             answers: Vec::new(),
@@ -205,7 +208,9 @@ impl SnmpDevice {
         let start = Instant::now();
         let budget = budget.max(self.link.timeout);
         let stale = self.discovered.is_some_and(|at| {
-            at.elapsed() > REDISCOVER_AFTER || (self.row_vanished && at.elapsed() > REDISCOVER_AT_MOST_EVERY)
+            at.elapsed() > REDISCOVER_AFTER
+                || (self.row_vanished && at.elapsed() > REDISCOVER_AT_MOST_EVERY)
+                || (self.herald_changed && at.elapsed() > REDISCOVER_ON_CHANGE)
         });
         let (mut trouble, mut outcome, mut reason) = (None, Outcome::Answered, BadReason::Timeout);
         if self.discovered.is_none() || stale {
@@ -213,6 +218,7 @@ impl SnmpDevice {
                 Ok(true) => {
                     self.discovered = Some(Instant::now());
                     self.row_vanished = false;
+                    self.herald_changed = false;
                 }
                 Ok(false) => tracing::debug!(device = %self.state.config.id, "its tables are still being walked"),
                 Err(error) => {
@@ -316,7 +322,7 @@ impl SnmpDevice {
         let heard: Vec<Reading> = points.map(|point| self.state.reading(point)).collect();
         let told = |reading: &Reading| matches!(reading, Some(Ok(_)));
         let changed = |(before, now): (&Reading, &Reading)| told(before) && told(now) && before != now;
-        self.row_vanished |= self.heralds.iter().zip(&heard).any(changed);
+        self.herald_changed |= self.heralds.iter().zip(&heard).any(changed);
         self.heralds = heard;
     }
 

@@ -272,6 +272,12 @@ impl Simulator {
     fn tree(&self, device: &str) -> snmp::Tree {
         let Some(device) = self.devices.get(device) else { return snmp::Tree::new() };
         let mut tree = fixed_instances(&device.spec, self.hall.elapsed_s);
+        if let Kind::Ups(n) = device.spec.kind
+            && self.hall.upses[n].output() == Output::Battery
+        {
+            // upsAlarmTable: one row, upsAlarmOnBattery.
+            tree.insert(ALARM_DESCR.to_vec(), ber::Value::Oid(ON_BATTERY.to_vec()));
+        }
         device.map.tree(&device.values, &mut tree);
         tree
     }
@@ -344,7 +350,10 @@ fn ups_readings(ups: &physics::Ups, num: &mut impl FnMut(&str, f64), noise: &mut
         num(&format!("output.l{line}.realpower"), per_line + if per_line > 0.0 { noise(15.0) } else { 0.0 });
         num(&format!("output.l{line}.load"), ups.load_percent());
         num(&format!("bypass.l{line}.voltage"), volts_in + jitter);
+        num(&format!("bypass.l{line}.current"), 0.0);
+        num(&format!("bypass.l{line}.realpower"), 0.0);
     }
+    num("alarms.present", if ups.output() == Output::Battery { 1.0 } else { 0.0 });
     num("output.frequency", if volts_out > 0.0 { 50.0 } else { 0.0 });
     num("bypass.frequency", if ups.mains { 50.0 } else { 0.0 });
 }
@@ -391,6 +400,10 @@ fn storage_readings(hall: &Hall, num: &mut impl FnMut(&str, f64), noise: &mut im
     num("host.uptime", 864_000.0 + hall.elapsed_s);
     num("host.processes", 143.0 + noise(2.0));
 }
+
+/// upsAlarmDescr.1 and what it says of a UPS on battery (RFC 1628).
+const ALARM_DESCR: [u32; 13] = [1, 3, 6, 1, 2, 1, 33, 1, 6, 2, 1, 2, 1];
+const ON_BATTERY: [u32; 11] = [1, 3, 6, 1, 2, 1, 33, 1, 6, 3, 2];
 
 /// What a device says about itself, and the tables of a storage host.
 fn fixed_instances(spec: &Spec, elapsed_s: f64) -> snmp::Tree {
