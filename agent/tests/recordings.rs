@@ -305,6 +305,54 @@ struct Tally {
     equal: usize,
 }
 
+/// Rows that need a person's eye.
+#[derive(Debug, Default)]
+struct Report {
+    differing: Vec<String>,
+    missing: Vec<String>,
+    unrecognised: Vec<String>,
+}
+
+impl Report {
+    fn compare(&mut self, recording: &str, truths: Vec<Truth>, ours: &BTreeMap<String, Vec<Ours>>) -> Tally {
+        let mut tally = Tally::default();
+        for truth in truths {
+            if EXPLAINED.iter().any(|(name, oid, _)| *name == recording && *oid == truth.oid) {
+                continue;
+            }
+            tally.sensors += 1;
+            let known = ours.get(&truth.oid);
+            // A point that may be absent is not told at all where it has no value.
+            if truth.sentinel && known.is_some_and(|known| known.iter().all(|one| one.reading.is_none())) {
+                tally.found += 1;
+                tally.equal += 1;
+                continue;
+            }
+            let Some(found) = known.filter(|found| found.iter().any(|one| one.reading.is_some())) else {
+                self.missing
+                    .push(format!("{recording} {} {} ({}) = {}", truth.class, truth.oid, truth.descr, truth.value));
+                continue;
+            };
+            tally.found += 1;
+            let found = found.iter().filter(|one| one.reading.is_some());
+            let differences: Vec<String> = found.clone().filter_map(|one| difference(recording, &truth, one)).collect();
+            if differences.len() < found.count() {
+                tally.equal += 1;
+            } else {
+                self.differing.push(format!(
+                    "{recording} {} {} ({}) = {}; ours: {}",
+                    truth.class,
+                    truth.oid,
+                    truth.descr,
+                    truth.value,
+                    differences.join(", ")
+                ));
+            }
+        }
+        tally
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn recorded_devices_read_as_another_tool_reads_them() {
     let Some(recordings) = std::env::var_os("BCP_RECORDINGS").map(PathBuf::from) else {
@@ -323,7 +371,7 @@ async fn recorded_devices_read_as_another_tool_reads_them() {
     let only = std::env::var("BCP_RECORDINGS_ONLY").ok();
     let show = std::env::var("BCP_RECORDINGS_SHOW").is_ok_and(|value| value == "1");
     let mut total = Tally::default();
-    let (mut differing, mut missing, mut unrecognised) = (Vec::new(), Vec::new(), Vec::new());
+    let mut report = Report::default();
     println!(
         "{:<24}{:<34}{:>8}{:>8}{:>8}{:>8}{:>8}",
         "recording", "profile", "sensors", "found", "equal", "missing", "differ"
@@ -336,8 +384,8 @@ async fn recorded_devices_read_as_another_tool_reads_them() {
         let fits = |id: &&str| {
             built_in(id).fingerprint.as_ref().is_some_and(|print| print.fit(object_id.as_ref(), &descr).is_some())
         };
-        if !profiles.iter().any(|id| fits(id)) {
-            unrecognised.push(format!("{recording}: {object_id:?} {descr}"));
+        if !profiles.iter().any(fits) {
+            report.unrecognised.push(format!("{recording}: {object_id:?} {descr}"));
         }
         let mut ours: BTreeMap<String, Vec<Ours>> = BTreeMap::new();
         for profile in *profiles {
@@ -345,39 +393,7 @@ async fn recorded_devices_read_as_another_tool_reads_them() {
                 ours.entry(oid).or_default().extend(found);
             }
         }
-        let mut tally = Tally::default();
-        for truth in truth(&recordings, recording) {
-            if EXPLAINED.iter().any(|(name, oid, _)| name == recording && *oid == truth.oid) {
-                continue;
-            }
-            tally.sensors += 1;
-            let known = ours.get(&truth.oid);
-            // A point that may be absent is not told at all where it has no value.
-            if truth.sentinel && known.is_some_and(|known| known.iter().all(|one| one.reading.is_none())) {
-                tally.found += 1;
-                tally.equal += 1;
-                continue;
-            }
-            let Some(found) = known.filter(|found| found.iter().any(|one| one.reading.is_some())) else {
-                missing.push(format!("{recording} {} {} ({}) = {}", truth.class, truth.oid, truth.descr, truth.value));
-                continue;
-            };
-            tally.found += 1;
-            let found = found.iter().filter(|one| one.reading.is_some());
-            let differences: Vec<String> = found.clone().filter_map(|one| difference(recording, &truth, one)).collect();
-            if differences.len() < found.count() {
-                tally.equal += 1;
-            } else {
-                differing.push(format!(
-                    "{recording} {} {} ({}) = {}; ours: {}",
-                    truth.class,
-                    truth.oid,
-                    truth.descr,
-                    truth.value,
-                    differences.join(", ")
-                ));
-            }
-        }
+        let tally = report.compare(recording, truth(&recordings, recording), &ours);
         println!(
             "{recording:<24}{:<34}{:>8}{:>8}{:>8}{:>8}{:>8}",
             profiles.join(" "),
@@ -400,14 +416,14 @@ async fn recorded_devices_read_as_another_tool_reads_them() {
         total.sensors - total.found,
         total.found - total.equal
     );
-    for row in &differing {
+    for row in &report.differing {
         println!("differs: {row}");
     }
-    for row in missing.iter().filter(|_| show) {
+    for row in report.missing.iter().filter(|_| show) {
         println!("missing: {row}");
     }
-    assert!(unrecognised.is_empty(), "their profiles do not recognise {unrecognised:#?}");
-    assert!(differing.is_empty(), "{} rows differ and are not explained", differing.len());
+    assert!(report.unrecognised.is_empty(), "their profiles do not recognise {:#?}", report.unrecognised);
+    assert!(report.differing.is_empty(), "{} rows differ and are not explained", report.differing.len());
     #[allow(clippy::cast_precision_loss)]
     let share = total.equal as f64 / total.sensors.max(1) as f64;
     assert!(share >= WANTED_SHARE, "only {:.1} % of the sensors come out equal", 100.0 * share);
