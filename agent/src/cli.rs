@@ -18,9 +18,11 @@ use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
 use crate::config::{self, Config};
+use crate::discover::spec::{ModbusSpec, SnmpSpec};
 use crate::reading_table::{self, DeviceRows};
 use crate::run::{self, SetLogLevel};
-use crate::{self_stats, source, status, warden};
+use crate::span::Span;
+use crate::{discover, self_stats, source, status, warden};
 
 /// sysexits.h EX_USAGE.
 const EXIT_CONFIG: u8 = 64;
@@ -63,6 +65,8 @@ enum Command {
         file: ConfigFile,
         device: Id,
     },
+    /// Look at addresses and propose devices with their profiles; only reads, and writes no file
+    Discover(Discover),
     /// Ask a running agent how it is
     Status {
         #[command(flatten)]
@@ -72,6 +76,35 @@ enum Command {
     },
     /// Print completions for a shell
     Completions { shell: clap_complete::Shell },
+}
+
+#[derive(Debug, Args)]
+struct Discover {
+    /// 10.0.0.0/24, 10.0.0.5-10.0.0.9, or one address
+    #[arg(required = true, value_name = "ADDRESSES")]
+    targets: Vec<String>,
+    /// Ask in SNMP: community=public or user=op,auth=sha256,auth_key_file=FILE,priv=aes128,priv_key_file=FILE;
+    /// also version=, context=, port=. May be given several times: the first that works is proposed
+    #[arg(long, value_name = "KEY=VALUE,...")]
+    snmp: Vec<SnmpSpec>,
+    /// Ask in Modbus TCP: port=502,units=1+2
+    #[arg(long, value_name = "KEY=VALUE,...", num_args = 0..=1, default_missing_value = "")]
+    modbus: Vec<ModbusSpec>,
+    /// Directory of profiles beside the built-in ones
+    #[arg(long, value_name = "DIR")]
+    profiles: Option<PathBuf>,
+    /// Time to wait for an answer
+    #[arg(long, value_name = "TIME", default_value = "1s")]
+    timeout: Span,
+    /// Addresses asked at one time
+    #[arg(long, value_name = "N", default_value_t = 32, value_parser = clap::value_parser!(u16).range(1..=256))]
+    at_once: u16,
+    /// Addresses asked a second
+    #[arg(long, value_name = "N", default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=1_000))]
+    per_second: u32,
+    /// One JSON object per line
+    #[arg(long)]
+    json: bool,
 }
 
 #[derive(Debug, Args)]
@@ -106,6 +139,7 @@ pub fn main(args: impl Iterator<Item = OsString>) -> ExitCode {
         }),
         Command::Once { file, json, only } => with_config(&file.config, |config| once(config, json, only)),
         Command::Probe { file, device } => with_config(&file.config, |config| probe(config, device)),
+        Command::Discover(wanted) => in_runtime(discover(wanted)),
         Command::Status { file, json } => with_config(&file.config, |config| show_status(config, json)),
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "bcp-agent", &mut std::io::stdout());
@@ -127,12 +161,16 @@ where
             return ExitCode::from(EXIT_CONFIG);
         }
     };
+    in_runtime(work(config))
+}
+
+fn in_runtime(work: impl Future<Output = anyhow::Result<ExitCode>>) -> ExitCode {
     // One thread: polling waits for the network, and waking another thread costs more than the work it would do.
     let runtime =
         tokio::runtime::Builder::new_current_thread().max_blocking_threads(BLOCKING_THREADS).enable_all().build();
     let result = match runtime {
         Ok(runtime) => {
-            let result = runtime.block_on(work(config));
+            let result = runtime.block_on(work);
             // A reading that hangs in the kernel must not keep the process.
             runtime.shutdown_background();
             result
@@ -236,6 +274,41 @@ async fn probe(config: Config, device: Id) -> anyhow::Result<ExitCode> {
     Ok(answered(&devices))
 }
 
+async fn discover(wanted: Discover) -> anyhow::Result<ExitCode> {
+    let mut addresses = Vec::new();
+    for target in &wanted.targets {
+        addresses.extend(discover::target::addresses(target)?);
+    }
+    anyhow::ensure!(
+        addresses.len() <= discover::target::MAX_ADDRESSES,
+        "{} addresses; at most {} are looked at",
+        addresses.len(),
+        discover::target::MAX_ADDRESSES
+    );
+    anyhow::ensure!(
+        !wanted.snmp.is_empty() || !wanted.modbus.is_empty(),
+        "nothing to ask with: add --snmp 'community=public', --modbus, or both"
+    );
+    let search = discover::Search {
+        addresses,
+        snmp: wanted.snmp,
+        modbus: wanted.modbus,
+        timeout: wanted.timeout.get(),
+        at_once: usize::from(wanted.at_once),
+        per_second: wanted.per_second,
+    };
+    let proposals = discover::search(&search, &discover::profiles(wanted.profiles.as_deref())).await;
+    if !wanted.json {
+        return print(&discover::text(&proposals, search.addresses.len()));
+    }
+    let mut text = String::new();
+    for proposal in &proposals {
+        text += &serde_json::to_string(proposal)?;
+        text.push('\n');
+    }
+    print(&text)
+}
+
 async fn show_status(config: Config, json: bool) -> anyhow::Result<ExitCode> {
     let Some(address) = config.status_listen else {
         anyhow::bail!("the configuration has no `status_listen`: the agent cannot be asked");
@@ -265,6 +338,15 @@ fn status_text(status: &status::Status) -> String {
     let _ = writeln!(text, "delivery {}", status.delivery);
     if let Some(gate) = &status.gate {
         let _ = writeln!(text, "gate {gate}");
+    }
+    if let Some(traps) = &status.traps {
+        let counts: Vec<String> = traps.counts.iter().map(|(verdict, count)| format!("{verdict:?} {count}")).collect();
+        let _ = writeln!(text, "traps on {}: {}", traps.listen, counts.join(", "));
+        for (what, shown) in [("from strangers", &traps.strangers), ("without a name", &traps.unnamed)] {
+            for (key, count) in shown {
+                let _ = writeln!(text, "  {what}: {key} {count} times");
+            }
+        }
     }
     let _ = writeln!(text, "{:<32}  reachable  rtt p50/p99 ms    polls  missed  failed  next ms  requests", "device");
     for device in &report.devices {

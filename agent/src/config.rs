@@ -19,8 +19,9 @@ use crate::document::{Document, Fault, Faults, KeyFault, Section};
 use crate::gate::config::GateConfig;
 use crate::profile::{self, Profile, ProfileError, Protocol};
 use crate::publish::MqttConfig;
-use crate::source::snmp::config::snmp_link;
 pub use crate::source::snmp::config::{Access, SnmpLink};
+use crate::source::snmp::config::{share_users, snmp_link};
+use crate::source::traps::config::{TrapsConfig, traps};
 use crate::span::Span;
 use crate::spool::SpoolConfig;
 pub use check::{CheckConfig, CheckProbe, DnsProbe, HttpProbe, ScriptProbe, TcpProbe, TlsProbe};
@@ -44,6 +45,7 @@ pub struct Config {
     pub host: Option<HostConfig>,
     pub devices: Vec<DeviceConfig>,
     pub checks: Vec<CheckConfig>,
+    pub traps: Option<TrapsConfig>,
     pub mqtt: MqttConfig,
     pub spool: SpoolConfig,
     pub gate: Option<GateConfig>,
@@ -141,11 +143,15 @@ impl Reader {
         let status_listen: Option<SocketAddr> = root.optional("status_listen");
         self.ids.extend(agent.clone().map(|agent| (agent, "the agent itself".to_owned())));
         let host = root.section("host").and_then(|section| self.host(section));
-        let devices: Vec<_> = root
+        let mut devices: Vec<_> = root
             .sections("device")
             .into_iter()
             .filter_map(|section| self.device(section, profiles_dir.as_deref()))
             .collect();
+        share_users(devices.iter_mut().filter_map(|device| match &mut device.link {
+            Link::Snmp(link) => Some(link),
+            _ => None,
+        }));
         let checks: Vec<_> =
             root.sections("check").into_iter().filter_map(|section| check::read(self, section)).collect();
         if self.ids.len() > MAX_DEVICES {
@@ -157,6 +163,7 @@ impl Reader {
         own_faults(&root, "spool", spool.faults());
         let gate: Option<GateConfig> = root.optional("gate");
         own_faults(&root, "gate", gate.iter().flat_map(GateConfig::faults));
+        let traps = root.section("traps").and_then(traps);
         root.finish();
         let hash = profile::short_hash(text);
         Some(Config {
@@ -168,6 +175,7 @@ impl Reader {
             host,
             devices,
             checks,
+            traps,
             mqtt: mqtt?,
             spool,
             gate,

@@ -72,6 +72,8 @@ pub struct Decoder {
     pub char_at: Option<usize>,
     /// SNMP: the number at the beginning of a text, as in `24.5 C`.
     pub leading: bool,
+    /// The value is a counter, and its growth per second is the reading.
+    pub rate: bool,
     pub scale: Scale,
     pub sentinels: Vec<Sentinel>,
     pub range: Option<(f64, f64)>,

@@ -6,6 +6,7 @@
 //! | [`config`], [`document`], [`profile`] | the configuration and device profiles, with every fault and its place |
 //! | [`schedule`], [`plan`], [`decode`], [`adjust`], [`derive`], [`oid`] | pure: what is due, what to ask, what bytes mean |
 //! | [`source`] | I/O: Modbus, SNMP, this host, application checks |
+//! | [`discover`] | looks at addresses and proposes devices |
 //! | [`outbound`] | what sources hand to the publisher |
 //! | [`publish`], [`spool`] | the MQTT session and the outbox on disk |
 //! | [`gate`] | tickets, leases and steps of failover |
@@ -21,6 +22,7 @@ pub mod clock;
 pub mod config;
 pub mod decode;
 pub mod derive;
+pub mod discover;
 pub mod document;
 pub mod gate;
 pub mod oid;

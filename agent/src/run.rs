@@ -20,6 +20,8 @@ use crate::outbound::{Outbound, QUEUE};
 use crate::publish::{CommandRequest, PublishError, Publisher, PublisherSetup};
 use crate::self_stats::{Board, SELF_INTERVAL, SelfDevice};
 use crate::source::checks::CheckError;
+use crate::source::traps::authority::Authority;
+use crate::source::traps::{Listener, Outlets};
 use crate::source::{self, Clock, PollNow, wall_ms};
 use crate::status;
 use gate_thread::GateThread;
@@ -44,6 +46,8 @@ pub enum RunError {
     Listen { address: std::net::SocketAddr, source: std::io::Error },
     #[error("failed to set up the checks")]
     Check(#[source] CheckError),
+    #[error("failed to listen on {address} for traps")]
+    ListenTraps { address: std::net::SocketAddr, source: std::io::Error },
     #[error("failed to watch signals")]
     Signals(#[source] std::io::Error),
     #[error("failed to start the gate")]
@@ -90,12 +94,21 @@ pub async fn run(config: Config, set_log_level: SetLogLevel) -> Result<(), RunEr
         },
         clock_state,
     );
+    let traps = match &config.traps {
+        Some(traps) => {
+            let devices: Vec<_> = config.devices.iter().cloned().map(Arc::new).collect();
+            let listener = Listener::bind(traps, &devices, Authority::open(&config.state_dir)).await;
+            Some(listener.map_err(|source| RunError::ListenTraps { address: traps.listen, source })?)
+        }
+        None => None,
+    };
     if let Some(address) = config.status_listen {
         let listener = TcpListener::bind(address).await.map_err(|source| RunError::Listen { address, source })?;
         let shown = status::Shown {
             board: Arc::clone(&board),
             publisher: publisher.figures(),
             gate: gate.as_ref().map(|gate| gate.figures.clone()),
+            traps: traps.as_ref().map(Listener::figures),
         };
         let mut stopped = shutdown.clone();
         tokio::spawn(status::serve(listener, shown, async move {
@@ -108,6 +121,10 @@ pub async fn run(config: Config, set_log_level: SetLogLevel) -> Result<(), RunEr
         devices = config.devices.len(), checks = config.checks.len(), "running"
     );
     let sources = source::spawn(groups, &outbound, &board, &shutdown);
+    if let Some(traps) = traps {
+        let outlets = Outlets { outbound: outbound.clone(), poll_now: sources.poll_now(), figures: traps.figures() };
+        tokio::spawn(traps.run(outlets, shutdown.clone()));
+    }
     let own = tokio::spawn(report_self(config, Arc::clone(&board), outbound, shutdown.clone()));
     let poll_now = sources.poll_now();
     let (publisher_stop, publisher_shutdown) = watch::channel(false);

@@ -40,6 +40,8 @@ pub struct Board {
 struct Inner {
     devices: BTreeMap<Id, Device>,
     lateness: VecDeque<(Mono, [u32; LATENESS_STEPS])>,
+    /// SNMP engines of devices, to tell cloned ones.
+    engines: BTreeMap<Id, Vec<u8>>,
 }
 
 #[derive(Debug)]
@@ -160,6 +162,19 @@ impl Board {
             }
             device.rtt.push_back(rtt);
         }
+    }
+
+    /// Writes down the SNMP engine of a device; gives another device that says it is the same one, once.
+    #[must_use]
+    pub fn engine_seen(&self, id: &Id, engine: &[u8]) -> Option<Id> {
+        let mut inner = self.inner();
+        if inner.engines.get(id).is_some_and(|known| known == engine) {
+            return None;
+        }
+        let twin = inner.engines.iter().find(|(other, known)| *other != id && *known == engine);
+        let twin = twin.map(|(other, _)| other.clone());
+        inner.engines.insert(id.clone(), engine.to_vec());
+        twin
     }
 
     #[must_use]

@@ -25,6 +25,7 @@ use tower::limit::ConcurrencyLimitLayer;
 use crate::gate::GateFigures;
 use crate::publish::PublishFigures;
 use crate::self_stats::{Board, Report};
+use crate::source::traps::{TrapFigures, TrapReport};
 
 /// Requests answered at one time.
 const MAX_CONCURRENT: usize = 16;
@@ -35,6 +36,7 @@ pub struct Shown {
     pub board: Arc<Board>,
     pub publisher: watch::Receiver<PublishFigures>,
     pub gate: Option<watch::Receiver<GateFigures>>,
+    pub traps: Option<Arc<TrapFigures>>,
 }
 
 /// Body of `GET /status`.
@@ -47,6 +49,9 @@ pub struct Status {
     /// Leases and steps, where there is a gate.
     #[serde(default)]
     pub gate: Option<serde_json::Value>,
+    /// Notifications of devices, where they are listened for.
+    #[serde(default)]
+    pub traps: Option<TrapReport>,
 }
 
 /// Serves until `shutdown`.
@@ -70,7 +75,8 @@ pub async fn serve(
 async fn status(State(shown): State<Shown>) -> Json<Status> {
     let delivery = serde_json::to_value(&*shown.publisher.borrow()).unwrap_or_default();
     let gate = shown.gate.as_ref().map(|gate| serde_json::to_value(&*gate.borrow()).unwrap_or_default());
-    Json(Status { agent: shown.board.report(), delivery, gate })
+    let traps = shown.traps.as_ref().map(|figures| figures.report());
+    Json(Status { agent: shown.board.report(), delivery, gate, traps })
 }
 
 async fn metrics(State(shown): State<Shown>) -> Response {

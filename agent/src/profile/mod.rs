@@ -26,9 +26,11 @@ mod fingerprint;
 mod point;
 mod read;
 mod table;
+mod trap;
 
 pub use fingerprint::Fingerprint;
 pub use table::{Component, Condition, IndexPart, Sibling, Subject, Table, TablePoint, Test, fill};
+pub use trap::{Severity, Trap};
 
 /// The profiles that are part of the program: id and text.
 const EMBEDDED: &[(&str, &str)] = include!(concat!(env!("OUT_DIR"), "/profiles.rs"));
@@ -50,6 +52,8 @@ pub struct Profile {
     /// Patterns of row names that derived points read; [`crate::derive::Input::Rows`] counts them.
     pub row_inputs: Vec<String>,
     pub fingerprint: Option<Fingerprint>,
+    /// What its notifications are called.
+    pub traps: Vec<Trap>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq)]

@@ -57,6 +57,7 @@ impl Reader {
             bit: self.bit(section, kind),
             char_at: section.optional("char"),
             leading: section.optional("leading_number").unwrap_or(false),
+            rate: section.optional("rate").unwrap_or(false),
             scale: Scale::new(scale, offset),
             sentinels: sentinels(section),
             range: range.map(|[low, high]| (low, high)),
@@ -65,9 +66,9 @@ impl Reader {
             other_word: section.optional("enum_else"),
         };
         let is_snmp = matches!(self.protocol, Some(Protocol::Snmp { .. }));
-        for key in ["char", "leading_number", "texts"] {
+        for key in ["char", "leading_number", "texts", "rate"] {
             if section.has(key) && !is_snmp {
-                section.fault(key, format!("`{key}` is for texts of SNMP"), None);
+                section.fault(key, format!("`{key}` is for values of SNMP"), None);
             }
         }
         if decoder.char_at == Some(0) {

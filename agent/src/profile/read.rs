@@ -16,7 +16,7 @@ use crate::oid::Oid;
 use crate::plan::{Limits, Space};
 use crate::span::Span;
 
-use super::{Derived, Fingerprint, Point, Profile, Protocol, Table};
+use super::{Derived, Fingerprint, Point, Profile, Protocol, Table, Trap};
 
 /// What was read so far.
 #[derive(Default)]
@@ -25,6 +25,7 @@ pub(super) struct Reader {
     pub tables: Vec<Table>,
     pub derived: Vec<Derived>,
     pub row_inputs: Vec<String>,
+    pub traps: Vec<Trap>,
     /// Index of every point and derived point by name.
     pub names: BTreeMap<String, usize>,
     /// Names of documents before this one, which may be taken over.
@@ -70,6 +71,11 @@ pub(super) fn profile(
             reader.derived(section);
         }
     }
+    for root in &mut roots {
+        for section in root.sections("trap") {
+            reader.trap(section);
+        }
+    }
     if let Some(root) = roots.last()
         && reader.points.len() > MAX_POINTS_PER_BATCH
     {
@@ -82,8 +88,8 @@ pub(super) fn profile(
     let (true, Some((title, kind, fingerprint)), Some(protocol)) = (faults.is_empty(), head, reader.protocol) else {
         return Err(faults);
     };
-    let Reader { points, tables, derived, row_inputs, .. } = reader;
-    Ok(Profile { reference, title, kind, protocol, points, tables, derived, row_inputs, fingerprint })
+    let Reader { points, tables, derived, row_inputs, traps, .. } = reader;
+    Ok(Profile { reference, title, kind, protocol, points, tables, derived, row_inputs, fingerprint, traps })
 }
 
 impl Reader {

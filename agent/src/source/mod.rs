@@ -12,6 +12,7 @@ pub mod device;
 pub mod host;
 pub mod modbus;
 pub mod snmp;
+pub mod traps;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -301,6 +302,14 @@ impl Task {
             }
         }
         events.extend(reachability);
+        if let Group::Snmp(device) = &self.group
+            && let Some(engine) = device.engine_id()
+            && let Some(twin) = self.board.engine_seen(&id, engine)
+        {
+            tracing::warn!(device = %id, %twin, "both have the same SNMP engine id: one is a copy of the other");
+            let text = format!("{id} and {twin} have the same SNMP engine id: one is a copy of the other");
+            events.push(EventKind::Notice { text });
+        }
         events.extend(polled.transition);
         if let Some(meta) = polled.meta
             && self.outbound.send(Outbound::Meta(Box::new(meta))).await.is_err()

@@ -124,7 +124,11 @@ pub struct Agent {
 
 /// An agent of versions 1 and 2c. Several answers to one request are sent in their order, each after its delay.
 pub async fn agent(behave: impl Fn(&Asked) -> Vec<(Duration, Say)> + Send + 'static) -> Agent {
-    let socket = Arc::new(UdpSocket::bind("127.0.0.1:0").await.unwrap());
+    agent_at("127.0.0.1:0", behave).await
+}
+
+pub async fn agent_at(bind: &str, behave: impl Fn(&Asked) -> Vec<(Duration, Say)> + Send + 'static) -> Agent {
+    let socket = Arc::new(UdpSocket::bind(bind).await.unwrap());
     let address = socket.local_addr().unwrap().to_string();
     let requests = Arc::new(AtomicUsize::new(0));
     let counter = Arc::clone(&requests);
@@ -275,4 +279,9 @@ pub fn points(count: u32) -> String {
 
 pub fn link(address: &str, access: Access, timeout: Duration) -> SnmpLink {
     SnmpLink { address: address.to_owned(), access, timeout, retries: 0 }
+}
+
+/// An encoded identifier.
+pub fn field_oid(oid: &Oid) -> Vec<u8> {
+    field(6, &[&oid.to_ber()])
 }

@@ -61,6 +61,12 @@ pub enum EventKind {
         oid: String,
         #[serde(default)]
         values: BTreeMap<String, String>,
+        /// What the device's profile calls it.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        name: Option<String>,
+        /// `info`, `warning`, `critical` or `clear`, as the profile says.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        severity: Option<String>,
     },
     /// A point left or entered a state that matters at once.
     Transition { point: PointName, from: Option<Value>, to: Value },

@@ -82,6 +82,18 @@ pub(crate) fn snmp_link(mut section: Section<'_, '_>) -> Option<SnmpLink> {
     Some(SnmpLink { address: address?, access: access?, timeout, retries })
 }
 
+/// Lets equal users of several devices be one, so that their passwords are stretched once: that takes milliseconds.
+pub(crate) fn share_users<'l>(links: impl Iterator<Item = &'l mut SnmpLink>) {
+    let mut users: Vec<Arc<User>> = Vec::new();
+    for link in links {
+        let Access::V3(user) = &mut link.access else { continue };
+        match users.iter().find(|known| *known == user) {
+            Some(known) => *user = Arc::clone(known),
+            None => users.push(Arc::clone(user)),
+        }
+    }
+}
+
 /// Reads `version` and the credentials that go with it.
 pub(crate) fn access(section: &mut Section<'_, '_>, whose: &str) -> Option<Access> {
     let version: String = section.optional("version").unwrap_or_else(|| "2c".to_owned());
@@ -115,7 +127,8 @@ pub(crate) fn access(section: &mut Section<'_, '_>, whose: &str) -> Option<Acces
                 format!("there is no SNMP version `{version}`"),
                 Some("write \"1\", \"2c\" or \"3\"".to_owned()),
             );
-            None
+            // The rest is read all the same, so that its faults are told too.
+            community(section, whose).map(|community| Access::V2c { community })
         }
     }
 }

@@ -7,9 +7,11 @@
 //! | [`config`] | versions and credentials of a device |
 //! | [`message`], [`frame`] | the bytes of requests and answers; of version 3 around them |
 //! | [`usm`], [`engine`] | keys, signatures, encryption; the engine at the other end |
+//! | [`counter`] | rates: a wrap told from a restart |
+//! | [`identify`] | the system group, for discovery |
 //! | `session` | socket, request numbers, time limits: which answer counts |
 //! | `walk`, [`bulk`] | reading below an identifier until a guard ends it; how many rows at once |
-//! | `table` | rows and their names |
+//! | `table`, `readings` | rows and their names; what came, as readings |
 //!
 //! Invariants:
 //! * an answer counts only with the number of the request that is waited for, the same community, and the identifiers
@@ -21,15 +23,18 @@
 
 pub mod bulk;
 pub mod config;
+pub mod counter;
 pub mod engine;
 pub mod frame;
+pub mod identify;
 pub mod message;
+mod readings;
 mod session;
 mod table;
 pub mod usm;
 mod walk;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -47,7 +52,8 @@ use crate::schedule::Outcome;
 use crate::source::Polled;
 use crate::source::device::{DeviceState, TableRow};
 
-use message::{Got, Message, label, shown};
+use counter::Track;
+use message::{Got, Message};
 pub use session::ReadError;
 use session::{Channel, Session, prepare};
 use table::{Row, Walks, rows};
@@ -84,6 +90,9 @@ pub struct SnmpDevice {
     /// What points said whose change calls for another look at the tables.
     heralds: Vec<Reading>,
     herald_changed: bool,
+    /// Counters whose growth is read, and the uptime that tells a wrap from a restart.
+    rates: BTreeMap<Oid, Track>,
+    uptime: Option<usize>,
     row_vanished: bool,
     watched: bool,
     answers: Vec<Option<Got>>,
@@ -132,6 +141,8 @@ impl SnmpDevice {
             restarts: 0,
             heralds: Vec::new(),
             herald_changed: false,
+            rates: BTreeMap::new(),
+            uptime: None,
             row_vanished: false,
             watched: false,
             answers: Vec::new(),
@@ -179,6 +190,10 @@ impl SnmpDevice {
             let adjust = row.adjust.map(|oid| self.var(oid.clone()));
             self.targets.push(Target { reading: first + i, var, adjust, decoder: row.decoder.clone() });
         }
+        let counted: BTreeSet<Oid> =
+            self.targets.iter().filter(|target| target.decoder.rate).map(|t| self.vars[t.var].oid.clone()).collect();
+        self.uptime = if counted.is_empty() { None } else { SYS_UPTIME.parse().ok().map(|oid| self.var(oid)) };
+        self.rates.retain(|oid, _| counted.contains(oid));
         self.build_requests();
     }
 
@@ -242,7 +257,7 @@ impl SnmpDevice {
                 }
             }
         }
-        self.decode(&offsets, reason);
+        self.decode(start, &offsets, reason);
         self.hear_heralds();
         let restarted = std::mem::replace(&mut self.restarts, self.channel.restarts) != self.channel.restarts;
         if outcome != Outcome::Answered || restarted {
@@ -372,47 +387,6 @@ impl SnmpDevice {
             .await
     }
 
-    fn decode(&mut self, offsets: &[i64], reason: BadReason) {
-        let first_row = self.state.fixed();
-        for target in &self.targets {
-            let (answer, offset) = (&self.answers[target.var], offsets[target.var]);
-            if self.watched
-                && let Some(answer) = answer
-            {
-                self.state.set_raw(target.reading, shown(answer));
-            }
-            let reading = match answer {
-                None if self.vars[target.var].refused => Err(BadReason::Exception),
-                None => Err(reason),
-                Some(Got::Missing) => {
-                    self.row_vanished |= target.reading >= first_row;
-                    Err(BadReason::Exception)
-                }
-                Some(Got::Other) => Err(BadReason::Decode),
-                Some(Got::Int(n)) => target.decoder.decode(Raw::Int(*n)),
-                Some(Got::Counter32(n)) => target.decoder.decode(Raw::Int(i64::from(*n))),
-                Some(Got::Float(n)) => target.decoder.decode(Raw::Float(*n)),
-                Some(Got::Ip(_)) => answer.as_ref().and_then(|ip| Value::text(&label(ip))).ok_or(BadReason::Decode),
-                Some(Got::Counter(n)) => target.decoder.decode(Raw::Counter(*n)),
-                Some(Got::Bytes(bytes)) => target.decoder.decode(Raw::Bytes(bytes)),
-                Some(Got::Oid(oid)) if target.decoder.texts.is_some() => {
-                    target.decoder.decode(Raw::Bytes(oid.to_string().as_bytes()))
-                }
-                Some(Got::Oid(oid)) => Value::text(&oid.to_string()).ok_or(BadReason::Decode),
-            };
-            let reading = match reading {
-                Ok(value) if !target.adjust.is_idle() => {
-                    target.adjust.apply(value, |var| sibling(self.answers[*var].as_ref()))
-                }
-                reading => reading,
-            };
-            match reading {
-                Ok(value) => self.state.set(target.reading, Some(Ok(value)), offset),
-                Err(reason) => self.state.set_bad(target.reading, reason),
-            }
-        }
-    }
-
     /// True while there are tables whose rows are not known yet.
     #[must_use]
     pub fn is_discovering(&self) -> bool {
@@ -475,22 +449,6 @@ impl SnmpDevice {
         }));
         self.set_targets(&rows);
         Ok(true)
-    }
-}
-
-/// What a sibling says, as a number where it is one.
-fn sibling(answer: Option<&Got>) -> Result<Value, BadReason> {
-    match answer {
-        None | Some(Got::Missing) => Err(BadReason::Exception),
-        Some(Got::Other) => Err(BadReason::Decode),
-        Some(told) => {
-            let text = label(told);
-            let value = match text.parse::<f64>() {
-                Ok(number) => Value::num(number),
-                Err(_) => Value::text(&text),
-            };
-            value.ok_or(BadReason::Decode)
-        }
     }
 }
 

@@ -433,3 +433,7 @@ fn socket_error(address: &str, cause: io::Error) -> ReadError {
         ReadError::Connect { address: address.to_owned(), cause }
     }
 }
+
+#[cfg(test)]
+#[path = "session_tests.rs"]
+mod tests;
