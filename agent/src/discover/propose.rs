@@ -66,8 +66,7 @@ pub fn snmp_candidates(profiles: &[Arc<Profile>], object_id: Option<&Oid>, descr
                 Some((arcs, texts)) if arcs > 0 && texts > 0 => SIGN_VENDOR_AND_TEXT,
                 Some((0, _)) => SIGN_TEXT,
                 Some(_) => SIGN_VENDOR,
-                // Profiles of standards fit whatever reads well; those of makers only what they name.
-                None if profile.reference.id.starts_with("ietf/") => SIGN_STANDARD,
+                None if is_standard(&profile.reference.id) => SIGN_STANDARD,
                 None => return None,
             };
             Some(Candidate { profile: Arc::clone(profile), sign, rank: rank.unwrap_or_default() })
@@ -76,6 +75,12 @@ pub fn snmp_candidates(profiles: &[Arc<Profile>], object_id: Option<&Oid>, descr
     found.sort_by(|a, b| (b.rank, b.sign, &a.profile.reference.id).cmp(&(a.rank, a.sign, &b.profile.reference.id)));
     found.truncate(MAX_TRIED);
     found
+}
+
+/// Profiles of standards, and of the agent that many makers build in, fit whatever reads well; those of makers only
+/// what they name.
+fn is_standard(id: &str) -> bool {
+    id.starts_with("ietf/") || id == "net-snmp/host"
 }
 
 /// Profiles that may fit a Modbus device: those whose maker and model it names.
@@ -179,7 +184,7 @@ mod tests {
     #[test]
     fn an_unknown_device_may_still_be_of_a_standard() {
         let found = snmp_candidates(&all(), "1.3.6.1.4.1.99999.1".parse().ok().as_ref(), "something else");
-        assert!(found.iter().all(|candidate| candidate.profile.reference.id.starts_with("ietf/")));
+        assert!(found.iter().all(|candidate| is_standard(&candidate.profile.reference.id)));
         assert!(found.iter().any(|candidate| candidate.profile.reference.id == "ietf/ups-mib"));
         let nothing = Identity::default();
         assert!(modbus_candidates(&all(), &nothing).is_empty());

@@ -21,7 +21,7 @@ use super::notification::Notification;
 use crate::config::{DeviceConfig, Link};
 use crate::source::snmp::config::Access;
 use crate::source::snmp::frame::{self, FLAG_AUTH, FLAG_PRIVACY, FLAG_REPORTABLE, Frame, Letter, Stamp};
-use crate::source::snmp::message::{self, Body, Pdu, field, integer};
+use crate::source::snmp::message::{self, Body, field, integer};
 use crate::source::snmp::usm::{Keys, User};
 
 /// Engines whose newest message is remembered.
