@@ -122,7 +122,7 @@ impl Reader {
                 if fallback { self.name_of(section, &name, publish) } else { self.name(section, &name, publish) };
             let Some((name, unit)) = named else { return };
             let mut decoder = decoding.in_unit(section, unit);
-            let mut adjust = siblings.units_of(section, unit).map(|place| self.sibling(section, place, &fill));
+            let mut adjust = siblings.units_of(section, unit).map(|place| self.sibling(section, place, fill));
             if adjust.is_idle() {
                 adjust.range = None;
             } else {

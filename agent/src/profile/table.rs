@@ -297,12 +297,14 @@ fn conditions(section: &mut Section<'_, '_>) -> Vec<Condition> {
     for mut entry in section.one_or_more("where") {
         let column: Option<String> = entry.optional("column");
         let index: Option<usize> = entry.optional("index");
-        let tests: [(&'static str, fn(Vec<String>) -> Test); 4] =
-            [("is", Test::Is), ("not", Test::Not), ("starts", Test::Starts), ("ends", Test::Ends)];
-        let mut given = Vec::new();
-        for (key, test) in tests {
-            given.extend(entry.optional::<Words>(key).map(|words| test(words.texts())));
-        }
+        let mut words = |key| entry.optional::<Words>(key).map(Words::texts);
+        let tests = [
+            words("is").map(Test::Is),
+            words("not").map(Test::Not),
+            words("starts").map(Test::Starts),
+            words("ends").map(Test::Ends),
+        ];
+        let mut given: Vec<Test> = tests.into_iter().flatten().collect();
         let subject = match (column, index) {
             (Some(column), None) => oid_of(&entry, "column", &column).map(|column| Some(Subject::Column(column))),
             (None, Some(index)) if index > 0 => Some(Some(Subject::Index(index))),
