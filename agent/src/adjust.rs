@@ -288,8 +288,8 @@ mod tests {
     #[test]
     fn words_come_from_a_list_of_the_device() {
         let adjust = Adjust { words: Some(()), ..Adjust::default() };
-        let list = |()| &"Off(2), Standby(3),In Use(13)";
-        let read = |n: f64| adjust.apply(Value::Num(n), |at| Ok(Value::Text((*list(*at)).to_owned())));
+        let list = "Off(2), Standby(3),In Use(13)";
+        let read = |n: f64| adjust.apply(Value::Num(n), |()| Ok(Value::Text(list.to_owned())));
         assert_eq!(read(3.0), Ok(Value::Text("standby".to_owned())));
         assert_eq!(read(13.0), Ok(Value::Text("in-use".to_owned())));
         assert_eq!(read(1.0), Err(BadReason::Decode));

@@ -186,8 +186,11 @@ async fn reconstructed_devices_read_as_they_were_read() {
     }
 }
 
-/// Registers and truths of a scenario: name, address, value.
-fn scenario(scenario: &Json) -> (BTreeMap<u16, u16>, Vec<(String, u16, f64)>) {
+/// Name, address, value.
+type Truth = (String, u16, f64);
+
+/// Registers and truths of a scenario.
+fn scenario(scenario: &Json) -> (BTreeMap<u16, u16>, Vec<Truth>) {
     let low_first = scenario["word_order"].as_str() == Some("<");
     let mut registers = BTreeMap::new();
     let mut truths = Vec::new();
@@ -297,7 +300,7 @@ async fn values_of_every_order_decode_as_another_tool_decodes_them() {
             .any(|t| out.starts_with(t));
         let scale: f64 = vector["scale"].as_str().and_then(|scale| scale.parse().ok()).unwrap_or(1.0);
         let (true, Some(value)) =
-            (!kind_of_ours.is_empty() && !order.is_empty() && bytes.len() % 2 == 0, expected(out))
+            (!kind_of_ours.is_empty() && !order.is_empty() && bytes.len().is_multiple_of(2), expected(out))
         else {
             *without.entry(kind.to_owned()).or_default() += 1;
             continue;
