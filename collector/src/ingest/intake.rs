@@ -6,12 +6,14 @@
 //! Invariants: bounded agents, devices, points and gaps; a batch that is no newer than what is shown changes only the
 //! history; a will of an older incarnation changes nothing.
 
+mod batch;
+mod refusal;
+mod sources;
+
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::io::Read;
 use std::sync::Arc;
 
 use bcp_core::time::{Mono, Wall};
-use bcp_wire::envelope::{MAX_INFLATED_BYTES, is_deflated};
 use bcp_wire::presence::AgentRef;
 use bcp_wire::topic::Leaf;
 use bcp_wire::{
@@ -19,59 +21,16 @@ use bcp_wire::{
     MAX_POINTS_PER_BATCH, PayloadError, PointName, Quality, Site, Topic, TopicError, Value,
 };
 
+pub use refusal::Refusal;
+pub use sources::{AGENT_SILENT_MS, LINK_GRACE_MS, LINK_SILENT_MS, LinkHealth};
+
 use super::lateness::Lateness;
-use crate::serve::view::{
-    AgentView, DEFAULT_INTERVAL_MS, DeviceView, GapView, MAX_GAPS_SHOWN, Offender, PointInfo, PointState, STALE_TENTHS,
-    SourceState,
-};
-use crate::store::codec::quality_as_number;
-use crate::store::{Group, Marked, Marks, Sample, SeriesId, Store, StoredEvent};
+use crate::serve::view::{AgentView, DeviceView, GapView, MAX_GAPS_SHOWN, Offender, PointInfo, SourceState};
+use crate::store::{Group, Marked, Marks, SeriesId, Store, StoredEvent};
+use refusal::{OFFENDER_BYTES, inflate, printable};
 
 /// Devices known; the reference scale is 2,000 with 1,500 hosts.
 pub const MAX_DEVICES: usize = 20_000;
-/// A link may be down this long before its readings are unknown: a reconnect takes less.
-pub const LINK_GRACE_MS: u64 = 2_000;
-/// Nothing heard on a link for this long, pings included: it is dead whatever TCP says.
-pub const LINK_SILENT_MS: u64 = 6_000;
-/// An agent that says nothing for this long, and for 2.5 times what it promised, is silent.
-pub const AGENT_SILENT_MS: u64 = 10_000;
-/// Bytes of an offending payload kept for the operator.
-const OFFENDER_BYTES: usize = 64;
-
-/// Why a payload was refused. The set is closed; operators see these words.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, thiserror::Error)]
-pub enum Refusal {
-    #[error("topic: {0}")]
-    Topic(&'static str),
-    #[error(transparent)]
-    Payload(#[from] PayloadError),
-    #[error("the topic names another site than the broker's")]
-    ForeignSite,
-    #[error("the payload names another device than its topic")]
-    OtherDevice,
-    #[error("another agent has this device")]
-    TakenDevice,
-    #[error("more agents or devices than this collector holds")]
-    TooMany,
-    #[error("too many holes in this agent's numbers; it is sent again later")]
-    NoRoom,
-}
-
-impl Refusal {
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Refusal::Topic(_) => "topic",
-            Refusal::Payload(error) => error.as_str(),
-            Refusal::ForeignSite => "foreign_site",
-            Refusal::OtherDevice => "other_device",
-            Refusal::TakenDevice => "taken_device",
-            Refusal::TooMany => "too_many",
-            Refusal::NoRoom => "no_room",
-        }
-    }
-}
-
 /// Something the rules want to know now.
 #[derive(Debug, Clone, Copy)]
 pub enum Live<'a> {
@@ -79,28 +38,6 @@ pub enum Live<'a> {
     Device { site: Site, agent: &'a Id, meta: &'a DeviceMeta },
     Agent { site: Site, agent: &'a Id, source: SourceState },
     Reachability { device: &'a Id, reachable: bool },
-}
-
-/// How one broker's link is.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct LinkHealth {
-    pub connected: bool,
-    /// Last packet of any kind.
-    pub heard: Option<Mono>,
-    /// Since when it is not connected.
-    pub lost: Mono,
-}
-
-impl LinkHealth {
-    /// True while what came over it may be taken as present.
-    #[must_use]
-    pub fn is_trusted(&self, now: Mono) -> bool {
-        match self.heard {
-            Some(heard) if self.connected => now.since(heard) <= LINK_SILENT_MS,
-            Some(_) => now.since(self.lost) <= LINK_GRACE_MS,
-            None => false,
-        }
-    }
 }
 
 #[derive(Debug)]
@@ -143,6 +80,10 @@ pub struct Intake {
     pub last_refused: Option<Offender>,
     /// Samples with no room in the store's index.
     pub unstored: u64,
+    /// Retained messages that were taken back: an empty payload on a state or description.
+    pub emptied: u64,
+    /// Payloads let go while the store took nothing; their agents send them again.
+    pub shed: u64,
 }
 
 impl Intake {
@@ -163,7 +104,22 @@ impl Intake {
             refused: BTreeMap::new(),
             last_refused: None,
             unstored: 0,
+            emptied: 0,
+            shed: 0,
         }
+    }
+
+    /// Lets go of what was to be committed: the store takes nothing. It was shown and judged, and no watermark covers it, so
+    /// its agents send it again.
+    pub fn shed(&mut self) {
+        self.shed += self.group.marks.len() as u64;
+        self.samples -= (self.group.samples.len() as u64).min(self.samples);
+        self.group.clear();
+    }
+
+    /// What is not in `committed` is new when it comes again.
+    pub fn forget_all_but(&mut self, committed: Marks) {
+        self.seen = committed;
     }
 
     /// Takes in one message of `broker`. A refusal is counted here.
@@ -216,6 +172,7 @@ impl Intake {
         }
         // A cleared retained message says that a state or description is gone; ages tell the rest.
         if payload.is_empty() && matches!(topic.leaf, Leaf::State | Leaf::Meta { .. }) {
+            self.emptied += 1;
             return Ok(());
         }
         let inflated = inflate(payload)?;
@@ -366,133 +323,6 @@ impl Intake {
         Ok(())
     }
 
-    /// True where the payload is new. Marks it.
-    fn is_new(&mut self, agent: &AgentRef, incarnation: u64, seq: u64) -> Result<bool, Refusal> {
-        self.touched.insert(agent.clone());
-        match self.seen.insert(agent, incarnation, seq) {
-            Marked::New => {
-                self.group.marks.push((agent.clone(), incarnation, seq, seq));
-                Ok(true)
-            }
-            Marked::Duplicate => {
-                self.duplicates += 1;
-                Ok(false)
-            }
-            Marked::NoRoom => Err(Refusal::NoRoom),
-        }
-    }
-
-    #[expect(clippy::too_many_arguments, reason = "one message with its circumstances")]
-    fn on_batch(
-        &mut self,
-        now: Mono,
-        agent: &AgentRef,
-        lane: Lane,
-        device: &Id,
-        batch: &Batch,
-        store: &Store,
-        live: &mut dyn FnMut(Live<'_>),
-    ) -> Result<(), Refusal> {
-        self.agent(now, agent)?;
-        if !self.is_new(agent, batch.i, batch.s)? {
-            return Ok(());
-        }
-        // After the mark: what is refused for another agent's sake is not sent again and again.
-        self.device(agent, device)?;
-        for (name, t, value, quality) in batch.readings() {
-            self.store_sample(device, name, Sample { t, v: f64::NAN }, value, quality, store);
-        }
-        let Some(known) = self.agents.get_mut(agent) else { return Ok(()) };
-        let incarnation = known.view.state.as_ref().map_or(0, |state| state.i);
-        let slots = self.slots.entry(device.clone()).or_default();
-        if lane != Lane::Data || batch.i < incarnation || (batch.i, batch.s) <= slots.newest {
-            return Ok(());
-        }
-        slots.newest = (batch.i, batch.s);
-        let late = known.lateness.observe(now, Wall(batch.t));
-        Arc::make_mut(&mut known.view).received = now;
-        if late <= AGENT_SILENT_MS {
-            known.fresh = Some(now);
-        }
-        self.show(now, late, agent, device, batch, live)
-    }
-
-    /// Puts one reading into the group. `sample.v` is filled in here.
-    fn store_sample(
-        &mut self,
-        device: &Id,
-        name: &PointName,
-        sample: Sample,
-        value: Option<&Value>,
-        quality: Quality,
-        store: &Store,
-    ) {
-        if !self.slots.contains_key(device) {
-            self.slots.insert(device.clone(), DeviceSlots::default());
-        }
-        let Some(slots) = self.slots.get_mut(device) else { return };
-        if !slots.series.contains_key(name) {
-            slots.series.insert(name.clone(), (None, None));
-        }
-        let Some((numbers, texts)) = slots.series.get_mut(name) else { return };
-        let (v, text) = match value.filter(|_| quality.is_good()) {
-            Some(Value::Num(number)) => (Some(*number), false),
-            Some(Value::Text(text)) => (store.text(text), true),
-            // A point without a number that has only ever been a text goes on as one.
-            None => (Some(quality_as_number(quality)), numbers.is_none() && texts.is_some()),
-        };
-        let series = if text { texts } else { numbers };
-        if series.is_none() {
-            *series = store.series(device, name, text);
-        }
-        match (*series, v) {
-            (Some(series), Some(v)) => {
-                self.group.samples.push((series, Sample { t: sample.t, v }));
-                self.samples += 1;
-            }
-            _ => self.unstored += 1,
-        }
-    }
-
-    fn show(
-        &mut self,
-        now: Mono,
-        late: u64,
-        agent: &AgentRef,
-        device: &Id,
-        batch: &Batch,
-        live: &mut dyn FnMut(Live<'_>),
-    ) -> Result<(), Refusal> {
-        let view = self.device(agent, device)?;
-        view.received = Some(now);
-        for (name, t, value, quality) in batch.readings() {
-            // An offset says when within the batch it was sampled; it can only make a reading older.
-            let older = u64::try_from(batch.t.saturating_sub(t)).unwrap_or(0);
-            let received = Mono(now.0.saturating_sub(late).saturating_sub(older));
-            match view.points.binary_search_by(|point| point.info.name.cmp(name)) {
-                Ok(at) => {
-                    let point = &mut view.points[at];
-                    // A bad reading keeps the last value for the eye; its quality says that it does not hold.
-                    if value.is_some() || quality.is_good() {
-                        point.value = value.cloned();
-                    }
-                    point.quality = quality;
-                    point.sampled = Wall(t);
-                    point.received = received;
-                }
-                Err(at) if view.points.len() < MAX_POINTS_PER_BATCH => {
-                    let info = described(view.meta.as_deref(), name);
-                    let point =
-                        PointState { info: Arc::new(info), value: value.cloned(), quality, sampled: Wall(t), received };
-                    view.points.insert(at, point);
-                }
-                Err(_) => continue,
-            }
-            live(Live::Reading { device, point: name, value, quality, sampled: received });
-        }
-        Ok(())
-    }
-
     fn on_event(
         &mut self,
         now: Mono,
@@ -553,55 +383,6 @@ impl Intake {
         }
     }
 
-    /// Looks at every agent again: links come and go, agents fall silent.
-    pub fn judge_sources(&mut self, now: Mono, links: &BTreeMap<Site, LinkHealth>, live: &mut dyn FnMut(Live<'_>)) {
-        let agents: Vec<AgentRef> = self.agents.keys().cloned().collect();
-        for agent in agents {
-            let trusted = links.get(&agent.site).is_some_and(|link| link.is_trusted(now));
-            self.judge_agent(now, &agent, trusted, live);
-        }
-    }
-
-    fn judge_agent(&mut self, now: Mono, agent: &AgentRef, link_trusted: bool, live: &mut dyn FnMut(Live<'_>)) {
-        let Some(known) = self.agents.get_mut(agent) else { return };
-        let view = &known.view;
-        let promised = view.state.as_ref().map_or(0, |state| state.next_within_ms.saturating_mul(STALE_TENTHS) / 10);
-        let source = match view.state.as_ref().map(|state| state.status) {
-            _ if !link_trusted => SourceState::BrokerAway,
-            Some(AgentStatus::Lost) => SourceState::AgentLost,
-            Some(AgentStatus::Offline) => SourceState::AgentOffline,
-            _ if now.since(view.received) > promised.max(AGENT_SILENT_MS) => SourceState::AgentSilent,
-            Some(AgentStatus::Online | AgentStatus::Draining) | None => SourceState::Fresh,
-        };
-        if known.told.replace(source) != Some(source) {
-            live(Live::Agent { site: agent.site, agent: &agent.agent, source });
-        }
-        if source == view.source {
-            return;
-        }
-        Arc::make_mut(&mut known.view).source = source;
-        let owned: Vec<Id> = known.devices.iter().cloned().collect();
-        let devices = Arc::make_mut(&mut self.devices);
-        for id in owned {
-            let Some(view) = devices.get_mut(&id) else { continue };
-            let view = Arc::make_mut(view);
-            view.source = source;
-            if source != SourceState::Fresh {
-                for point in &view.points {
-                    let (point, sampled) = (&point.info.name, point.received);
-                    live(Live::Reading { device: &id, point, value: None, quality: Quality::Stale, sampled });
-                }
-            }
-            self.changed.insert(id);
-        }
-    }
-
-    /// When a fresh live batch of any agent of a site last arrived.
-    #[must_use]
-    pub fn site_heard(&self, site: Site) -> Option<Mono> {
-        self.agents.iter().filter(|(agent, _)| agent.site == site).filter_map(|(_, known)| known.fresh).max()
-    }
-
     /// Notes how far an agent is committed.
     pub fn committed(&mut self, agent: &AgentRef, through: u64, missing: u64) {
         if let Some(known) = self.agents.get_mut(agent)
@@ -627,37 +408,6 @@ impl Intake {
     pub fn take_changed(&mut self) -> BTreeSet<Id> {
         std::mem::take(&mut self.changed)
     }
-}
-
-fn described(meta: Option<&DeviceMeta>, name: &PointName) -> PointInfo {
-    let known = meta.and_then(|meta| meta.points.iter().find(|point| point.name == *name));
-    PointInfo {
-        name: name.clone(),
-        unit: match known {
-            Some(point) => point.unit.clone(),
-            None => bcp_wire::names::lookup(name).map(|def| def.unit.to_owned()).unwrap_or_default(),
-        },
-        interval_ms: known.map_or(DEFAULT_INTERVAL_MS, |point| point.interval_ms.max(1)),
-        source: known.and_then(|point| point.source.clone()),
-    }
-}
-
-/// The inflated payload where it is deflated.
-fn inflate(payload: &[u8]) -> Result<Option<Vec<u8>>, PayloadError> {
-    if !is_deflated(payload) {
-        return Ok(None);
-    }
-    let mut out = Vec::new();
-    let limit = MAX_INFLATED_BYTES as u64 + 1;
-    flate2::read::ZlibDecoder::new(payload).take(limit).read_to_end(&mut out).map_err(|_| PayloadError::Malformed)?;
-    if out.len() > MAX_INFLATED_BYTES { Err(PayloadError::TooLarge) } else { Ok(Some(out)) }
-}
-
-fn printable(bytes: &[u8], limit: usize) -> String {
-    String::from_utf8_lossy(&bytes[..bytes.len().min(limit)])
-        .chars()
-        .map(|c| if c.is_control() { '\u{FFFD}' } else { c })
-        .collect()
 }
 
 #[cfg(test)]

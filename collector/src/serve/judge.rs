@@ -2,12 +2,13 @@
 //!
 //! Knows: which votes decide has not been told. Refuses to know: how they travel, and what the others vote.
 //!
-//! Invariants: a change of a vote leaves at once; the full set follows every failure to deliver, and every minute; an
+//! Invariants: a change of a vote leaves at once; the full set follows every failure to deliver, every change of leader, and
+//! every minute; what the agreed state has not heard is said again within seconds; an
 //! observer that has nothing to say still says so, because silence counts as not knowing.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use bcp_core::alarms::{AlarmView, AlarmVote, AlarmVotes};
+use bcp_core::alarms::{AlarmView, AlarmVote, AlarmVotes, State};
 use bcp_core::rules::{Engine, Event, VoteChange};
 use bcp_core::time::{Mono, Wall};
 use bcp_wire::Site;
@@ -19,6 +20,8 @@ use crate::ingest::intake::Live;
 const FULL_EVERY_MS: u64 = 60_000;
 /// Votes expire after 10 s of log time: said three times before.
 const HEARTBEAT_MS: u64 = 3_000;
+/// The agreed votes are compared with the own ones this often, and this long after a message.
+const COMPARE_EVERY_MS: u64 = 2_000;
 /// Votes of one message; what is left follows with the next.
 const MAX_VOTES: usize = 1_000;
 
@@ -34,6 +37,11 @@ pub struct Judge {
     sent: Mono,
     /// Own view of what is true, for when there is no agreement: since when.
     active: BTreeMap<String, Wall>,
+    /// Votes on this process itself, which no rule makes.
+    own: BTreeMap<String, AlarmVote>,
+    /// Leader and term that were told last.
+    led: (Option<Site>, u64),
+    compared: Mono,
 }
 
 impl Judge {
@@ -48,6 +56,59 @@ impl Judge {
             full_sent: Mono(0),
             sent: Mono(0),
             active: BTreeMap::new(),
+            own: BTreeMap::new(),
+            led: (None, 0),
+            compared: Mono(0),
+        }
+    }
+
+    fn vote(&self, key: &str) -> Option<AlarmVote> {
+        self.own.get(key).cloned().or_else(|| self.engine.vote(key))
+    }
+
+    /// Takes in what this process says of itself.
+    pub fn say_own(&mut self, wall: Wall, (key, vote): (String, AlarmVote)) {
+        if self.own.get(&key) == Some(&vote) {
+            return;
+        }
+        self.own.insert(key.clone(), vote.clone());
+        self.take(wall, key, vote);
+    }
+
+    fn take(&mut self, wall: Wall, key: String, vote: AlarmVote) {
+        match vote.active {
+            Some(true) => drop(self.active.entry(key.clone()).or_insert(wall)),
+            Some(false) => drop(self.active.remove(&key)),
+            None => {}
+        }
+        self.changed.insert(key, vote);
+    }
+
+    /// Looks whether the agreed state has heard what is voted here. A vote can be lost with a leader, and before the agreed
+    /// state is seen nobody knows on which alarms to say "false".
+    pub fn compare(&mut self, now: Mono, led: (Option<Site>, u64), agreed: &State) {
+        if led != self.led && led.0.is_some() {
+            self.led = led;
+            self.full_due = true;
+        }
+        // What was just sent takes a moment to come back.
+        if now.since(self.sent) < COMPARE_EVERY_MS || now.since(self.compared) < COMPARE_EVERY_MS {
+            return;
+        }
+        self.compared = now;
+        if agreed.observers.get(&self.observer).is_none_or(|known| known.session != self.session) {
+            self.full_due = true;
+            return;
+        }
+        for (key, alarm) in &agreed.alarms {
+            if self.changed.len() >= MAX_VOTES {
+                break;
+            }
+            if let Some(vote) = self.vote(key)
+                && alarm.votes.get(&self.observer) != Some(&vote.active)
+            {
+                self.changed.insert(key.clone(), vote);
+            }
         }
     }
 
@@ -73,14 +134,7 @@ impl Judge {
     pub fn step(&mut self, now: Mono, wall: Wall, event: Event<'_>) {
         for VoteChange { key, vote } in self.engine.step(now, event) {
             match vote {
-                Some(vote) => {
-                    if vote.active == Some(true) {
-                        self.active.entry(key.clone()).or_insert(wall);
-                    } else if vote.active == Some(false) {
-                        self.active.remove(&key);
-                    }
-                    self.changed.insert(key, vote);
-                }
+                Some(vote) => self.take(wall, key, vote),
                 None => {
                     // A vote cannot be taken back alone: the full set leaves it out.
                     self.changed.remove(&key);
@@ -106,7 +160,8 @@ impl Judge {
         let mut votes = BTreeMap::new();
         if full {
             self.changed.clear();
-            for (key, vote) in self.engine.votes() {
+            let own = self.own.iter().map(|(key, vote)| (key.as_str(), vote.clone()));
+            for (key, vote) in own.chain(self.engine.votes()) {
                 if vote.active == Some(true) || agreed(key) {
                     // What does not fit follows as changes: a full set starts the list, it need not end it.
                     let list = if votes.len() < MAX_VOTES { &mut votes } else { &mut self.changed };
@@ -138,7 +193,7 @@ impl Judge {
         let mut views: Vec<AlarmView> = keys
             .into_iter()
             .filter_map(|key| {
-                let vote = self.engine.vote(key)?;
+                let vote = self.vote(key)?;
                 // Unknown does not clear: what was true and cannot be seen any more stays.
                 let since = self.active.get(key).copied().unwrap_or_default();
                 Some(AlarmView::local(key, &vote, "unacknowledged", true, since))
@@ -233,6 +288,51 @@ mod tests {
         assert!(anew.full && anew.votes[KEY].active == Some(true));
         reads(&mut judge, 8_000, 20.0);
         assert_eq!(judge.votes(Mono(8_001), &agreed).unwrap().votes[KEY].active, Some(false));
+        assert!(judge.local_alarms().is_empty());
+    }
+
+    #[test]
+    fn a_false_vote_that_was_not_heard_is_said_again_without_waiting_for_the_minute() {
+        let mut judge = judge();
+        reads(&mut judge, 1_000, 20.0);
+        // A new process does not know yet what is agreed: its full set is empty.
+        assert!(judge.votes(Mono(1_001), &|_| false).unwrap().votes.is_empty());
+        let mut agreed = State::default();
+        let raised = AlarmVote { active: Some(true), ..AlarmVote::default() };
+        let votes = AlarmVotes { observer: Site::B, session: 7, full: true, votes: BTreeMap::from([(KEY.into(), raised)]) };
+        agreed.on_votes(bcp_core::time::LogTime(0), &votes);
+        let own = AlarmVotes { observer: Site::A, session: 42, full: true, votes: BTreeMap::new() };
+        agreed.on_votes(bcp_core::time::LogTime(0), &own);
+        let leader = (Some(Site::W), 3);
+        judge.compare(Mono(1_100), leader, &agreed);
+        assert!(judge.votes(Mono(1_101), &|_| true).unwrap().full, "a leader that was not told");
+        judge.compare(Mono(2_000), leader, &agreed);
+        assert_eq!(judge.votes(Mono(2_001), &|_| true), None, "the answer may be under way");
+        judge.compare(Mono(4_000), leader, &agreed);
+        let again = judge.votes(Mono(4_001), &|_| true).unwrap();
+        assert_eq!(again.votes.get(KEY).map(|vote| vote.active), Some(Some(false)), "{again:?}");
+        agreed.on_votes(bcp_core::time::LogTime(1), &again);
+        judge.compare(Mono(6_100), leader, &agreed);
+        assert_eq!(judge.votes(Mono(6_101), &|_| true), None, "heard");
+        let other = AlarmVotes { observer: Site::A, session: 41, full: true, votes: BTreeMap::new() };
+        agreed.on_votes(bcp_core::time::LogTime(2), &other);
+        judge.compare(Mono(8_200), leader, &agreed);
+        assert!(judge.votes(Mono(8_201), &|_| true).unwrap().full, "the state knows an earlier process");
+    }
+
+    #[test]
+    fn a_vote_on_the_process_itself_is_one_like_the_others() {
+        let mut judge = judge();
+        let _ = judge.votes(Mono(0), &|_| false);
+        let vote = |active| AlarmVote { active: Some(active), ..AlarmVote::default() };
+        judge.say_own(Wall(5), ("store-failing/collector-a".into(), vote(true)));
+        assert_eq!(judge.votes(Mono(1), &|_| false).unwrap().votes.len(), 1);
+        judge.say_own(Wall(6), ("store-failing/collector-a".into(), vote(true)));
+        assert_eq!(judge.votes(Mono(2), &|_| false), None, "said already");
+        assert_eq!(judge.local_alarms()[0].since_wall_ms, 5);
+        judge.not_delivered();
+        assert!(judge.votes(Mono(3), &|_| false).unwrap().votes.contains_key("store-failing/collector-a"));
+        judge.say_own(Wall(7), ("store-failing/collector-a".into(), vote(false)));
         assert!(judge.local_alarms().is_empty());
     }
 

@@ -70,15 +70,24 @@ pub async fn run(config: Arc<Config>, mut shutdown: Shutdown) -> anyhow::Result<
     let dir = config.serve_dir();
     let retention = config.retention;
     let (store, ledger) = tokio::task::spawn_blocking(move || -> anyhow::Result<(Store, Ledger)> {
-        let store = Store::open(&dir, retention).context("the store does not open")?;
-        let ledger = Ledger::open(&dir.join("ledger.db")).context("the ledger does not open")?;
+        let store = Store::open(&dir, retention).map_err(|error| {
+            let help = error.help();
+            anyhow::anyhow!("the store in {} cannot be used: {}; {help}", dir.display(), link::chain(&error))
+        })?;
+        let ledger = Ledger::open(&dir.join("ledger.db")).map_err(|error| {
+            let help = error.help();
+            anyhow::anyhow!("the copy of the ledger cannot be used: {}; {help}", link::chain(&error))
+        })?;
         Ok((store, ledger))
     })
     .await??;
     let (store, ledger) = (Arc::new(store), Arc::new(Mutex::new(ledger)));
     let listener = tokio::net::TcpListener::bind(config.listen.console)
         .await
-        .with_context(|| format!("the console cannot listen on {}", config.listen.console))?;
+        .with_context(|| {
+            let address = config.listen.console;
+            format!("the console cannot listen on {address}; stop what listens there, or change listen.console")
+        })?;
     let decide = Decide::new(&config).context("the control certificate cannot be used")?;
     let publisher = open_publisher(&config)?;
 

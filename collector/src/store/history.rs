@@ -9,7 +9,7 @@
 //! of chunks and no others; what cannot be decoded is
 //! counted and left out of answers, and never stops the store.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use bcp_wire::Id;
 use bcp_wire::presence::AgentRef;
@@ -55,14 +55,44 @@ const FORM: i64 = 1;
 /// Why the history database does not serve.
 #[derive(Debug, thiserror::Error)]
 pub enum HistoryError {
-    #[error("failed to open the history database")]
-    Open { source: rusqlite::Error },
-    #[error("the history database has form {found}, this program writes form {FORM}")]
-    Form { found: i64 },
+    #[error("failed to open the history database {}", path.display())]
+    Open { path: PathBuf, source: rusqlite::Error },
+    #[error("the history database {} has form {found}, this program knows form {FORM}", path.display())]
+    Form { path: PathBuf, found: i64 },
     #[error("failed to read the history database")]
     Read { source: rusqlite::Error },
     #[error("failed to write the history database")]
     Write { source: rusqlite::Error },
+}
+
+impl HistoryError {
+    /// What the operator can do.
+    #[must_use]
+    pub fn help(&self) -> &'static str {
+        let source = match self {
+            HistoryError::Form { .. } => {
+                return "start the version of this program that wrote it, or move the file aside to begin with an empty one";
+            }
+            HistoryError::Open { source, .. } | HistoryError::Read { source } | HistoryError::Write { source } => source,
+        };
+        help_with_database(source)
+    }
+}
+
+/// What the operator can do about a database that cannot be used.
+pub(crate) fn help_with_database(error: &rusqlite::Error) -> &'static str {
+    use rusqlite::ErrorCode;
+    match error.sqlite_error_code() {
+        Some(ErrorCode::NotADatabase | ErrorCode::DatabaseCorrupt) => {
+            "it is damaged or not a database: put back a copy, or move it aside to begin with an empty one"
+        }
+        Some(ErrorCode::PermissionDenied | ErrorCode::CannotOpen | ErrorCode::ReadOnly) => {
+            "give this process' user the right to read and write it and its directory"
+        }
+        Some(ErrorCode::DiskFull) => "make room on its file system",
+        Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => "stop the other process that uses it",
+        _ => "see to it that its directory is on a working disk",
+    }
 }
 
 fn reading(source: rusqlite::Error) -> HistoryError {
@@ -130,10 +160,29 @@ pub struct Sealing {
 }
 
 fn open(path: &Path, flags: OpenFlags) -> Result<Connection, HistoryError> {
-    let fault = |source| HistoryError::Open { source };
+    let fault = |source| HistoryError::Open { path: path.to_owned(), source };
     let db = Connection::open_with_flags(path, flags).map_err(fault)?;
     db.busy_timeout(std::time::Duration::from_secs(5)).map_err(fault)?;
     Ok(db)
+}
+
+fn check_form(db: &Connection, path: &Path) -> Result<(), HistoryError> {
+    let fault = |source| HistoryError::Open { path: path.to_owned(), source };
+    let tables: i64 = db
+        .query_row("SELECT count(*) FROM sqlite_master WHERE type='table' AND name='setting'", [], |row| row.get(0))
+        .map_err(fault)?;
+    if tables == 0 {
+        let others: i64 = db.query_row("SELECT count(*) FROM sqlite_master", [], |row| row.get(0)).map_err(fault)?;
+        return if others == 0 { Ok(()) } else { Err(HistoryError::Form { path: path.to_owned(), found: 0 }) };
+    }
+    let found: Option<i64> = db
+        .query_row("SELECT value FROM setting WHERE key='form'", [], |row| row.get(0))
+        .optional()
+        .map_err(fault)?;
+    match found {
+        None | Some(FORM) => Ok(()),
+        Some(found) => Err(HistoryError::Form { path: path.to_owned(), found }),
+    }
 }
 
 impl Writer {
@@ -142,9 +191,11 @@ impl Writer {
     /// # Errors
     /// Unreadable, of another form, or not a database.
     pub fn open(path: &Path) -> Result<(Writer, Loaded), HistoryError> {
-        let fault = |source| HistoryError::Open { source };
+        let fault = |source| HistoryError::Open { path: path.to_owned(), source };
         let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let db = open(path, flags)?;
+        // Before anything is written: what another program made is left as it is.
+        check_form(&db, path)?;
         // FULL: a sealing deletes its journal, so it has to be on the disk before that.
         db.execute_batch(
             "PRAGMA page_size=4096; PRAGMA auto_vacuum=INCREMENTAL; PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL; PRAGMA cache_size=-16000; PRAGMA wal_autocheckpoint=4000;",
@@ -152,12 +203,7 @@ impl Writer {
         .map_err(fault)?;
         db.execute_batch(SCHEMA).map_err(fault)?;
         let mut writer = Writer { db, runs: Vec::new(), next_run: 1, rollups_seen: 0, damaged: 0 };
-        let form = writer.setting("form")?;
-        match form {
-            None => writer.set("form", FORM)?,
-            Some(FORM) => {}
-            Some(found) => return Err(HistoryError::Form { found }),
-        }
+        writer.set("form", FORM)?;
         let loaded = writer.load()?;
         Ok((writer, loaded))
     }

@@ -1,8 +1,9 @@
 //! The append log between a payload's arrival and its place in the history: what is in it survives a kill.
 //!
 //! One file per head. A frame is `length u32, crc32c u32, payload`, little endian; everything of one frame becomes
-//! visible together or not at all, so samples and the marks that say "committed" cannot part. Reading stops at the first
-//! frame that is short or does not match: that is the one being written when the process died.
+//! visible together or not at all, so samples and the marks that say "committed" cannot part. A short frame at the end is
+//! the one being written when the process died, and is cut off. A whole frame that does not match is damage: it is left
+//! out, what follows it is read, and a copy of the file is kept.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
@@ -53,16 +54,16 @@ pub enum Record {
 /// Why the journal cannot be written or read.
 #[derive(Debug, thiserror::Error)]
 pub enum JournalError {
-    #[error("failed to open the journal {path}")]
+    #[error("failed to open the journal {}", path.display())]
     Open { path: PathBuf, source: io::Error },
-    #[error("failed to read the journal {path}")]
+    #[error("failed to read the journal {}", path.display())]
     Read { path: PathBuf, source: io::Error },
-    #[error("failed to write the journal")]
-    Write { source: io::Error },
-    #[error("failed to make the journal durable")]
-    Sync { source: io::Error },
-    #[error("memory is full and the history database does not take more")]
-    Behind,
+    #[error("failed to write the journal {}", path.display())]
+    Write { path: PathBuf, source: io::Error },
+    #[error("failed to make the journal {} durable", path.display())]
+    Sync { path: PathBuf, source: io::Error },
+    #[error("memory is full and the history database does not take more: {reason}")]
+    Behind { reason: String },
 }
 
 /// Builds the payload of one frame.
@@ -186,7 +187,19 @@ impl<'a> Reader<'a> {
 #[derive(Debug)]
 pub struct Journal {
     file: File,
+    path: PathBuf,
     bytes: u64,
+    /// Bytes that are certainly on the disk.
+    durable: u64,
+}
+
+/// What reading a journal came to.
+#[derive(Debug, Default)]
+struct Replayed {
+    /// End of the last good frame.
+    good: u64,
+    /// Frames, or ends of the file, that are none.
+    damaged: u64,
 }
 
 /// Path of the `n`-th journal.
@@ -212,11 +225,12 @@ pub fn list(dir: &Path) -> Result<Vec<u64>, JournalError> {
 }
 
 impl Journal {
-    /// Opens the `n`-th journal for appending after its last whole frame, and gives each record of it to `each`.
+    /// Opens the `n`-th journal for appending after its last whole frame, and gives each record of it to `each`. Returns
+    /// also how many damaged places it has.
     ///
     /// # Errors
-    /// The file cannot be opened or read.
-    pub fn open(dir: &Path, n: u64, mut each: impl FnMut(Record)) -> Result<Journal, JournalError> {
+    /// The file cannot be opened, read or set aside.
+    pub fn open(dir: &Path, n: u64, mut each: impl FnMut(Record)) -> Result<(Journal, u64), JournalError> {
         let path = path(dir, n);
         let mut file = OpenOptions::new()
             .read(true)
@@ -225,10 +239,18 @@ impl Journal {
             .truncate(false)
             .open(&path)
             .map_err(|source| JournalError::Open { path: path.clone(), source })?;
-        let bytes = replay(&mut file, &mut each).map_err(|source| JournalError::Read { path: path.clone(), source })?;
-        file.set_len(bytes).map_err(|source| JournalError::Open { path: path.clone(), source })?;
-        file.seek(SeekFrom::Start(bytes)).map_err(|source| JournalError::Open { path, source })?;
-        Ok(Journal { file, bytes })
+        let Replayed { good, damaged } =
+            replay(&mut file, &mut each).map_err(|source| JournalError::Read { path: path.clone(), source })?;
+        if damaged > 0 {
+            let aside = path.with_extension("damaged");
+            if !aside.exists() {
+                std::fs::copy(&path, &aside).map_err(|source| JournalError::Open { path: aside.clone(), source })?;
+            }
+            tracing::error!(path = %path.display(), copy = %aside.display(), damaged, "a journal is damaged; what can be read of it is kept");
+        }
+        file.set_len(good).map_err(|source| JournalError::Open { path: path.clone(), source })?;
+        file.seek(SeekFrom::Start(good)).map_err(|source| JournalError::Open { path: path.clone(), source })?;
+        Ok((Journal { file, path, bytes: good, durable: good }, damaged))
     }
 
     #[must_use]
@@ -236,7 +258,7 @@ impl Journal {
         self.bytes
     }
 
-    /// Writes one frame. On failure the file ends where it ended before.
+    /// Writes one frame. After a failure [`Journal::take_back`] is due.
     ///
     /// # Errors
     /// Disk full, read-only, gone.
@@ -246,12 +268,7 @@ impl Journal {
         header[..4].copy_from_slice(&len.to_le_bytes());
         header[4..].copy_from_slice(&crc32c::crc32c(&frame.bytes).to_le_bytes());
         let written = self.file.write_all(&header).and_then(|()| self.file.write_all(&frame.bytes));
-        if let Err(source) = written {
-            // A half frame is skipped by readers, but nothing after it would be read: take it back.
-            let _ = self.file.set_len(self.bytes);
-            let _ = self.file.seek(SeekFrom::Start(self.bytes));
-            return Err(JournalError::Write { source });
-        }
+        written.map_err(|source| JournalError::Write { path: self.path.clone(), source })?;
         self.bytes += 8 + u64::from(len);
         Ok(())
     }
@@ -260,36 +277,58 @@ impl Journal {
     ///
     /// # Errors
     /// The disk refuses.
-    pub fn sync(&self) -> Result<(), JournalError> {
-        self.file.sync_data().map_err(|source| JournalError::Sync { source })
+    pub fn sync(&mut self) -> Result<(), JournalError> {
+        self.file.sync_data().map_err(|source| JournalError::Sync { path: self.path.clone(), source })?;
+        self.durable = self.bytes;
+        Ok(())
+    }
+
+    /// Takes back what is not durable: the group it belongs to was refused and comes again.
+    pub fn take_back(&mut self) {
+        let done = self.file.set_len(self.durable).and_then(|()| self.file.seek(SeekFrom::Start(self.durable)));
+        if let Err(error) = done {
+            // What is left over is a frame whose group was never acknowledged: read again, it is a duplicate.
+            tracing::warn!(path = %self.path.display(), %error, "a refused group could not be taken back");
+        }
+        self.bytes = self.durable;
     }
 }
 
-fn replay(file: &mut File, each: &mut impl FnMut(Record)) -> io::Result<u64> {
+fn replay(file: &mut File, each: &mut impl FnMut(Record)) -> io::Result<Replayed> {
     let mut input = io::BufReader::with_capacity(1 << 20, file);
-    let mut good = 0u64;
+    let mut replayed = Replayed::default();
+    let (mut at, mut unread) = (0u64, 0u64);
     let mut frame = Vec::new();
     loop {
         let mut header = [0u8; 8];
         if !read_whole(&mut input, &mut header)? {
-            return Ok(good);
+            break;
         }
         let mut fields = Reader(&header);
-        let (Some(len), Some(crc)) = (fields.u32(), fields.u32()) else { return Ok(good) };
+        let (Some(len), Some(crc)) = (fields.u32(), fields.u32()) else { break };
         // An empty frame is never written; a run of zeroes after a power loss would read as one.
         if len == 0 || len as usize > MAX_FRAME_BYTES {
-            return Ok(good);
+            replayed.damaged += unread + 1;
+            return Ok(replayed);
         }
         frame.resize(len as usize, 0);
-        if !read_whole(&mut input, &mut frame)? || crc32c::crc32c(&frame) != crc {
-            return Ok(good);
+        if !read_whole(&mut input, &mut frame)? {
+            break;
+        }
+        at += 8 + u64::from(len);
+        if crc32c::crc32c(&frame) != crc {
+            unread += 1;
+            continue;
         }
         let mut records = Reader(&frame);
         while let Some(record) = records.record() {
             each(record);
         }
-        good += 8 + u64::from(len);
+        replayed.damaged += std::mem::take(&mut unread);
+        replayed.good = at;
     }
+    replayed.damaged += unread;
+    Ok(replayed)
 }
 
 /// False where the input ends before the buffer is full.

@@ -3,10 +3,12 @@
 //! Knows: entries in order and where the chain stands. Refuses to know: what they mean. An entry that does not follow
 //! the last one is refused; an entry that is there already is left alone.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use bcp_core::ledger::{Head, LedgerEntry};
 use rusqlite::{Connection, OptionalExtension, params};
+
+use super::history::help_with_database;
 
 /// Most entries of one answer.
 pub const MAX_PAGE: usize = 1_000;
@@ -20,8 +22,8 @@ pub struct Ledger {
 /// Why the ledger cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum LedgerError {
-    #[error("failed to open the ledger")]
-    Open { source: rusqlite::Error },
+    #[error("failed to open the ledger {}", path.display())]
+    Open { path: PathBuf, source: rusqlite::Error },
     #[error("failed to read the ledger")]
     Read { source: rusqlite::Error },
     #[error("failed to write the ledger")]
@@ -30,6 +32,21 @@ pub enum LedgerError {
     Missing { have: u64, found: u64 },
     #[error("ledger entry {seq} does not continue the hash chain")]
     Chain { seq: u64 },
+}
+
+impl LedgerError {
+    /// What the operator can do.
+    #[must_use]
+    pub fn help(&self) -> &'static str {
+        match self {
+            LedgerError::Open { source, .. } | LedgerError::Read { source } | LedgerError::Write { source } => {
+                help_with_database(source)
+            }
+            LedgerError::Missing { .. } | LedgerError::Chain { .. } => {
+                "move the file aside: it is copied anew from the decision log"
+            }
+        }
+    }
 }
 
 fn reading(source: rusqlite::Error) -> LedgerError {
@@ -45,7 +62,7 @@ impl Ledger {
     /// # Errors
     /// It cannot be opened, or is no database.
     pub fn open(path: &Path) -> Result<Ledger, LedgerError> {
-        let fault = |source| LedgerError::Open { source };
+        let fault = |source| LedgerError::Open { path: path.to_owned(), source };
         let db = Connection::open(path).map_err(fault)?;
         db.execute_batch(
             "PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL;

@@ -16,13 +16,16 @@ mod index;
 pub mod journal;
 pub mod ledger;
 pub mod marks;
+mod open;
+mod questions;
+mod sealer;
 mod shelf;
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::mpsc::{self, RecvTimeoutError, SyncSender};
+use std::sync::mpsc::{self, SyncSender};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use bcp_wire::presence::AgentRef;
 use bcp_wire::{Id, PointName, Quality, Value};
@@ -33,11 +36,12 @@ pub use head::SeriesId;
 pub use history::{HistoryError, Rollup, StoredEvent};
 pub use journal::JournalError;
 pub use marks::{AgentMarks, Marked, Marks};
+pub use open::OpenError;
 
 use head::{Head, MAX_HEAD_SAMPLES};
 use history::Sealing;
 use index::Index;
-use journal::{Frame, Journal, MAX_JOURNAL_BYTES, Record};
+use journal::{Frame, Journal, MAX_JOURNAL_BYTES};
 
 /// A head is sealed after this long, so that a restart replays an hour at most.
 pub const MAX_HEAD_AGE: Duration = Duration::from_secs(3_600);
@@ -49,12 +53,6 @@ const MIN_HEAD_SAMPLES: usize = 65_536;
 const MAX_HEAD_EVENTS: usize = 20_000;
 /// Connections for queries; two cores cannot use more.
 const READERS: usize = 2;
-/// Pages folded per step, so that a full head never waits long for the sealer.
-const FOLD_STEP_PAGES: usize = 8;
-/// Rows dropped per retention step.
-const EXPIRE_STEP_ROWS: usize = 2_000;
-/// Pause before a refused sealing is tried again.
-const SEAL_RETRY: Duration = Duration::from_secs(2);
 /// Longest wait of a commit for the sealer; then the group is refused and tried again.
 const MAX_STALL: Duration = Duration::from_secs(10);
 
@@ -78,21 +76,6 @@ impl Group {
         self.marks.clear();
         self.events.clear();
     }
-}
-
-/// Why the store cannot start.
-#[derive(Debug, thiserror::Error)]
-pub enum OpenError {
-    #[error("failed to create the store's directory {path}")]
-    Directory { path: PathBuf, source: std::io::Error },
-    #[error("another process has the store {path} open")]
-    Locked { path: PathBuf },
-    #[error(transparent)]
-    History(#[from] HistoryError),
-    #[error(transparent)]
-    Journal(#[from] JournalError),
-    #[error("failed to start the store's thread")]
-    Thread { source: std::io::Error },
 }
 
 /// One value as it was.
@@ -133,6 +116,8 @@ struct Hot {
     sealings: u64,
     damaged: u64,
     stalls: u64,
+    /// Why the sealer cannot write, while it cannot.
+    seal_trouble: Option<String>,
 }
 
 #[derive(Debug)]
@@ -170,49 +155,6 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Store {
-    /// Opens the store in `dir`, replaying what was not yet sealed.
-    ///
-    /// # Errors
-    /// The directory, database or journal cannot be used; nothing was changed.
-    pub fn open(dir: &Path, retention: Duration) -> Result<Store, OpenError> {
-        std::fs::create_dir_all(dir).map_err(|source| OpenError::Directory { path: dir.to_owned(), source })?;
-        let own = take_lock(dir)?;
-        let db = dir.join("history.db");
-        let (writer, loaded) = history::Writer::open(&db)?;
-        let mut index = Index::default();
-        index.load(&loaded.series, &loaded.texts);
-        let mut hot = Hot {
-            head: Head::default(),
-            opened: Instant::now(),
-            sealing: None,
-            marks: loaded.marks,
-            events: Vec::new(),
-            sealings: 0,
-            damaged: writer.damaged,
-            stalls: 0,
-        };
-        let (journal, number) = replay(dir, loaded.journal_floor, &mut index, &mut hot)?;
-        let readers = (0..READERS).map(|_| history::open_reader(&db).map(Mutex::new)).collect::<Result<_, _>>()?;
-        let journal_bytes = journal.bytes();
-        let shared = Arc::new(Shared {
-            dir: dir.to_owned(),
-            log: Mutex::new(Log { journal, number, frame: Frame::default() }),
-            hot: Mutex::new(hot),
-            sealed: Condvar::new(),
-            index: Mutex::new(index),
-            readers,
-            closing: AtomicBool::new(false),
-            journal_bytes: AtomicU64::new(journal_bytes),
-        });
-        let (to_sealer, work) = mpsc::sync_channel(1);
-        let for_thread = Arc::clone(&shared);
-        let sealer = std::thread::Builder::new()
-            .name("store-sealer".into())
-            .spawn(move || seal_and_fold(&for_thread, writer, &work, retention))
-            .map_err(|source| OpenError::Thread { source })?;
-        Ok(Store { shared, to_sealer: Some(to_sealer), sealer: Some(sealer), _lock: own })
-    }
-
     /// The series of a point's numbers, or of its texts. `None` once the store has as many series as it may.
     #[must_use]
     pub fn series(&self, device: &Id, point: &PointName, text: bool) -> Option<SeriesId> {
@@ -232,7 +174,10 @@ impl Store {
     pub fn commit(&self, group: &Group) -> Result<(), JournalError> {
         let mut log = lock(&self.shared.log);
         self.make_room(&mut log)?;
-        self.write(&mut log, group)?;
+        if let Err(error) = self.write(&mut log, group) {
+            log.journal.take_back();
+            return Err(error);
+        }
         let mut hot = lock(&self.shared.hot);
         for (series, sample) in &group.samples {
             hot.head.push(*series, *sample);
@@ -256,10 +201,14 @@ impl Store {
         if hot.head.len() < MAX_HEAD_SAMPLES {
             return Ok(());
         }
+        // A disk that refused the last sealing will not take the next one within the wait.
+        if let Some(reason) = &hot.seal_trouble {
+            return Err(JournalError::Behind { reason: reason.clone() });
+        }
         hot.stalls += 1;
         let waited = self.shared.sealed.wait_timeout_while(hot, MAX_STALL, |hot| hot.sealing.is_some());
         let (hot, _) = waited.unwrap_or_else(PoisonError::into_inner);
-        if hot.sealing.is_some() { Err(JournalError::Behind) } else { self.rotate(log, hot) }
+        if hot.sealing.is_some() { Err(behind(&hot)) } else { self.rotate(log, hot) }
     }
 
     fn write(&self, log: &mut Log, group: &Group) -> Result<(), JournalError> {
@@ -305,7 +254,7 @@ impl Store {
     /// Hands the head to the sealer and starts the next one with its own journal. No sealing may be under way.
     fn rotate(&self, log: &mut Log, mut hot: MutexGuard<'_, Hot>) -> Result<(), JournalError> {
         let number = log.number + 1;
-        log.journal = Journal::open(&self.shared.dir, number, |_| {})?;
+        (log.journal, _) = Journal::open(&self.shared.dir, number, |_| {})?;
         log.number = number;
         let (new_series, new_texts) = lock(&self.shared.index).take_unsealed();
         let sealing = Arc::new(Sealing {
@@ -338,130 +287,6 @@ impl Store {
         lock(&self.shared.hot).marks.get(agent).cloned()
     }
 
-    /// Samples of a series with `from <= t <= to`, ascending, one per time.
-    ///
-    /// # Errors
-    /// The database cannot be read.
-    pub fn samples(&self, series: SeriesId, from: i64, to: i64) -> Result<Vec<Sample>, HistoryError> {
-        // Memory first: what is sealed meanwhile is then seen twice, never missed. Older places come first in the list,
-        // so that the last-written of equal times wins.
-        let mut newest = Vec::new();
-        let hot = lock(&self.shared.hot);
-        let sealing = hot.sealing.clone();
-        hot.head.samples_of(series, &mut newest);
-        drop(hot);
-        let mut out = Vec::new();
-        let damaged = {
-            let db = self.reader();
-            history::read_samples(&db, series, from, to, &mut out)?
-        };
-        if let Some(sealing) = sealing {
-            sealing.head.samples_of(series, &mut out);
-        }
-        out.append(&mut newest);
-        out.retain(|sample| (from..=to).contains(&sample.t));
-        codec::order(&mut out);
-        if damaged > 0 {
-            lock(&self.shared.hot).damaged += damaged;
-        }
-        Ok(out)
-    }
-
-    fn reader(&self) -> MutexGuard<'_, Connection> {
-        self.shared
-            .readers
-            .iter()
-            .find_map(|reader| reader.try_lock().ok())
-            .unwrap_or_else(|| lock(&self.shared.readers[0]))
-    }
-
-    /// What a point was between two times; `None` for a point that was never stored.
-    ///
-    /// # Errors
-    /// The database cannot be read.
-    pub fn history(
-        &self,
-        device: &Id,
-        point: &PointName,
-        from: i64,
-        to: i64,
-    ) -> Result<Option<Vec<HistorySample>>, HistoryError> {
-        let (numbers, texts) = lock(&self.shared.index).find(device.as_str(), point.as_str());
-        if numbers.is_none() && texts.is_none() {
-            return Ok(None);
-        }
-        let mut out = Vec::new();
-        if let Some(series) = numbers {
-            for sample in self.samples(series, from, to)? {
-                let number = codec::number_or_quality(sample.v);
-                out.push(HistorySample {
-                    t: sample.t,
-                    value: number.ok().map(Value::Num),
-                    quality: number.err().unwrap_or(Quality::Good),
-                });
-            }
-        }
-        if let Some(series) = texts {
-            let samples = self.samples(series, from, to)?;
-            let index = lock(&self.shared.index);
-            out.extend(samples.into_iter().map(|sample| HistorySample {
-                t: sample.t,
-                value: index.text_of(sample.v).map(Value::Text),
-                quality: codec::number_or_quality(sample.v).err().unwrap_or(Quality::Good),
-            }));
-            drop(index);
-            out.sort_by_key(|sample| sample.t);
-        }
-        Ok(Some(out))
-    }
-
-    /// Hourly figures of a point's numbers: from rollups, and from what is not yet in them.
-    ///
-    /// # Errors
-    /// The database cannot be read.
-    pub fn rollups(&self, device: &Id, point: &PointName, from: i64, to: i64) -> Result<Vec<Rollup>, HistoryError> {
-        let (Some(series), _) = lock(&self.shared.index).find(device.as_str(), point.as_str()) else {
-            return Ok(Vec::new());
-        };
-        // Chunks are in the rollups; what is on a shelf, in a run or in memory is added as it is.
-        let mut newest = Vec::new();
-        let hot = lock(&self.shared.hot);
-        let sealing = hot.sealing.clone();
-        hot.head.samples_of(series, &mut newest);
-        drop(hot);
-        let mut loose = Vec::new();
-        let stored = {
-            let db = self.reader();
-            let snapshot = db.unchecked_transaction().map_err(|source| HistoryError::Read { source })?;
-            history::read_loose(&snapshot, series, &mut loose)?;
-            history::read_rollups(&snapshot, series, from, to)?
-        };
-        if let Some(sealing) = sealing {
-            sealing.head.samples_of(series, &mut loose);
-        }
-        loose.append(&mut newest);
-        loose.retain(|sample| (from..=to).contains(&sample.t));
-        codec::order(&mut loose);
-        Ok(history::merge(stored, history::roll_up(&loose)))
-    }
-
-    /// Newest events of a device, newest first.
-    ///
-    /// # Errors
-    /// The database cannot be read.
-    pub fn events(&self, device: &Id, limit: usize) -> Result<Vec<StoredEvent>, HistoryError> {
-        let mut out: Vec<StoredEvent> = {
-            let hot = lock(&self.shared.hot);
-            let sealing = hot.sealing.iter().flat_map(|sealing| &sealing.events);
-            hot.events.iter().chain(sealing).filter(|event| event.device == *device).cloned().collect()
-        };
-        out.sort_by_key(|event| std::cmp::Reverse(event.t));
-        let stored = history::read_events(&self.reader(), device, limit)?;
-        out.extend(stored);
-        out.truncate(limit);
-        Ok(out)
-    }
-
     #[must_use]
     pub fn stats(&self) -> StoreStats {
         let journal_bytes = self.shared.journal_bytes.load(Ordering::Relaxed);
@@ -488,7 +313,7 @@ impl Store {
             let waited = self.shared.sealed.wait_timeout_while(hot, MAX_STALL, |hot| hot.sealing.is_some());
             let (hot, _) = waited.unwrap_or_else(PoisonError::into_inner);
             if hot.sealing.is_some() {
-                return Err(JournalError::Behind.into());
+                return Err(behind(&hot).into());
             }
             if !hot.head.is_empty() {
                 self.rotate(&mut log, hot)?;
@@ -499,6 +324,11 @@ impl Store {
         to_sealer.send(Work::FoldAll(answer)).map_err(|_| SettleError::Ended)?;
         Ok(answered.recv().map_err(|_| SettleError::Ended)??)
     }
+}
+
+fn behind(hot: &Hot) -> JournalError {
+    let reason = hot.seal_trouble.clone().unwrap_or_else(|| format!("a sealing takes longer than {MAX_STALL:?}"));
+    JournalError::Behind { reason }
 }
 
 /// Why everything could not be sealed.
@@ -522,112 +352,10 @@ impl Drop for Store {
     }
 }
 
-fn take_lock(dir: &Path) -> Result<std::fs::File, OpenError> {
-    let path = dir.join("lock");
-    let file = std::fs::OpenOptions::new()
-        .create(true)
-        .truncate(false)
-        .write(true)
-        .open(&path)
-        .map_err(|source| OpenError::Directory { path: path.clone(), source })?;
-    rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive)
-        .map_err(|_| OpenError::Locked { path: dir.to_owned() })?;
-    Ok(file)
-}
-
-fn replay(dir: &Path, floor: u64, index: &mut Index, hot: &mut Hot) -> Result<(Journal, u64), JournalError> {
-    let mut last = None;
-    for number in journal::list(dir)? {
-        if number < floor {
-            remove_journal(dir, number);
-            continue;
-        }
-        let opened = Journal::open(dir, number, |record| match record {
-            Record::Series { id, text, device, point } => {
-                index.replay_series(id, text, device.as_str(), point.as_str())
-            }
-            Record::Text { id, text } => index.replay_text(id, &text),
-            Record::Samples(samples) => samples.into_iter().for_each(|(series, sample)| hot.head.push(series, sample)),
-            Record::Mark { agent, incarnation, first, last } => {
-                hot.marks.insert_range(&agent, incarnation, first, last);
-            }
-            Record::Event(json) => hot.events.extend(serde_json::from_str::<StoredEvent>(&json)),
-        })?;
-        last = Some((opened, number));
-    }
-    match last {
-        Some(last) => Ok(last),
-        None => Ok((Journal::open(dir, floor, |_| {})?, floor)),
-    }
-}
-
 fn remove_journal(dir: &Path, number: u64) {
     let path = journal::path(dir, number);
     if let Err(error) = std::fs::remove_file(&path) {
         tracing::warn!(path = %path.display(), %error, "a sealed journal could not be removed; it is tried again at the next start");
-    }
-}
-
-/// The sealer's thread.
-fn seal_and_fold(shared: &Shared, mut writer: history::Writer, work: &mpsc::Receiver<Work>, retention: Duration) {
-    let mut expired = Instant::now();
-    loop {
-        let wait = if writer.due() > 0 { Duration::from_millis(1) } else { Duration::from_secs(1) };
-        match work.recv_timeout(wait) {
-            Ok(Work::Seal(sealing)) => seal(shared, &mut writer, &sealing),
-            Ok(Work::FoldAll(answer)) => {
-                let done = writer.fold_all().and_then(|()| writer.bytes_used());
-                let _ = answer.send(done);
-            }
-            Err(RecvTimeoutError::Disconnected) => return,
-            Err(RecvTimeoutError::Timeout) => {
-                if let Err(error) = writer.fold(FOLD_STEP_PAGES) {
-                    tracing::warn!(error = &error as &dyn std::error::Error, "runs were not folded; tried again later");
-                    std::thread::sleep(SEAL_RETRY);
-                }
-                if expired.elapsed() >= Duration::from_secs(60) {
-                    expired = Instant::now();
-                    expire(&mut writer, retention);
-                }
-            }
-        }
-    }
-}
-
-fn expire(writer: &mut history::Writer, retention: Duration) {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    let cutoff = i64::try_from(now.saturating_sub(retention).as_millis()).unwrap_or(0);
-    let done = writer.expire(cutoff, EXPIRE_STEP_ROWS).and_then(|_| writer.shrink(1_000));
-    if let Err(error) = done {
-        tracing::warn!(error = &error as &dyn std::error::Error, "old history was not dropped; tried again later");
-    }
-}
-
-fn seal(shared: &Shared, writer: &mut history::Writer, sealing: &Arc<Sealing>) {
-    // Tried until it works: the samples are safe in their journal, and commits wait once the next head is full too.
-    let mut said = false;
-    while let Err(error) = writer.seal(sealing) {
-        if !said {
-            tracing::error!(
-                error = &error as &dyn std::error::Error,
-                "history could not be sealed; it stays in the journal"
-            );
-            said = true;
-        }
-        std::thread::sleep(SEAL_RETRY);
-        if shared.closing.load(Ordering::Relaxed) {
-            return;
-        }
-    }
-    let mut hot = lock(&shared.hot);
-    hot.sealing = None;
-    hot.sealings += 1;
-    hot.damaged = hot.damaged.max(writer.damaged);
-    drop(hot);
-    shared.sealed.notify_all();
-    let sealed = journal::list(&shared.dir).unwrap_or_default();
-    for number in sealed.into_iter().filter(|number| *number < sealing.journal_floor) {
-        remove_journal(&shared.dir, number);
     }
 }
 

@@ -4,6 +4,8 @@ use std::time::Duration;
 use bcp_wire::presence::PointMeta;
 use bcp_wire::{ClockState, WIRE_VERSION};
 
+use bcp_wire::envelope::MAX_INFLATED_BYTES;
+
 use super::*;
 use crate::serve::view::QualityWord;
 

@@ -1,0 +1,168 @@
+//! Groups of readings on their way into the store, and what becomes of them where the store refuses.
+//!
+//! Invariant: an acknowledgement to a broker follows the commit, or the decision to leave the payload to its agent.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bcp_core::alarms::{AlarmVote, Priority};
+use bcp_wire::Site;
+use rumqttc::ManualAck;
+use tokio::task::JoinHandle;
+
+use super::{Driver, Turn};
+use crate::Config;
+use crate::serve::wall_now;
+use crate::store::{Group, JournalError};
+
+/// A group waits at most this long for company.
+const COMMIT_EVERY: Duration = Duration::from_millis(100);
+/// So many payloads are committed at once: brokers have as few as 20 under way per session.
+const COMMIT_AT: usize = 16;
+/// Pause after a commit that the disk refused.
+const COMMIT_RETRY: Duration = Duration::from_secs(1);
+
+/// An acknowledgement that waits for its commit.
+#[derive(Debug)]
+pub(super) struct Ack {
+    pub broker: Site,
+    pub connection: u64,
+    pub ack: ManualAck,
+}
+
+pub(super) type Committed = (Group, Duration, Result<(), JournalError>);
+
+/// The result of the commit that runs; pending for ever where none does.
+pub(super) async fn finished(running: &mut Option<JoinHandle<Committed>>) -> Option<Committed> {
+    match running {
+        Some(handle) => handle.await.ok(),
+        None => std::future::pending().await,
+    }
+}
+
+/// This collector's vote on its own store.
+fn own_alarm(config: &Config, active: bool, explain: String) -> (String, AlarmVote) {
+    let asset = format!("collector-{}", config.site);
+    let title = [
+        ("en", "History is not stored"),
+        ("nl", "Geschiedenis wordt niet opgeslagen"),
+        ("fr", "L'historique n'est pas enregistré"),
+        ("de", "Verlauf wird nicht gespeichert"),
+    ];
+    let vote = AlarmVote {
+        active: Some(active),
+        priority: Priority::High,
+        site: Some(config.site),
+        title: BTreeMap::from(title.map(|(language, text)| (language.to_owned(), text.to_owned()))),
+        runbook: Some("monitoring/store-failing.md".to_owned()),
+        explain,
+        asset: asset.clone(),
+        ..AlarmVote::default()
+    };
+    (format!("store-failing/{asset}"), vote)
+}
+
+impl Driver {
+    pub(super) fn commit_if_due(&mut self, turn: &mut Turn) {
+        let waited = turn.gathered_since.is_some_and(|since| since.elapsed() >= COMMIT_EVERY);
+        let due = turn.gathered_since.is_some() && (waited || turn.acks.len() >= COMMIT_AT);
+        if !due || turn.running.is_some() {
+            return;
+        }
+        match turn.retry_at {
+            Some(at) if at > Instant::now() => self.shed(turn),
+            // Nothing to try the store with.
+            Some(_) if self.intake.group.is_empty() => self.shed(turn),
+            _ => self.commit(turn),
+        }
+    }
+
+    /// The store takes nothing: what gathered is judged and shown, and is let go. Brokers stop sending once a few payloads
+    /// are unacknowledged, and then nothing could be judged any more; the agents keep what no watermark covers.
+    fn shed(&mut self, turn: &mut Turn) {
+        self.intake.shed();
+        self.intake.touched.clear();
+        turn.gathered_since = None;
+        for ack in std::mem::take(&mut turn.acks) {
+            self.acknowledge(turn, ack);
+        }
+    }
+
+    fn acknowledge(&mut self, turn: &mut Turn, ack: Ack) {
+        let Some(link) = self.links.get(&ack.broker) else { return };
+        // Not sent: the broker delivers it again at the next connection, where it is a duplicate.
+        if link.connection == ack.connection && link.client.try_manual_ack(ack.ack).is_err() {
+            turn.unsent_acks += 1;
+        }
+    }
+
+    pub(super) fn commit(&mut self, turn: &mut Turn) {
+        let group = std::mem::take(&mut self.intake.group);
+        turn.running_acks.append(&mut turn.acks);
+        turn.gathered_since = None;
+        let store = Arc::clone(&self.store);
+        turn.running = Some(tokio::task::spawn_blocking(move || {
+            let began = Instant::now();
+            let done = if group.is_empty() { Ok(()) } else { store.commit(&group) };
+            (group, began.elapsed(), done)
+        }));
+    }
+
+    pub(super) fn on_committed(&mut self, turn: &mut Turn, done: Option<Committed>) {
+        turn.running = None;
+        let Some((mut group, took, result)) = done else {
+            // Its group is gone from memory and was never acknowledged: a new process gets it again from the brokers.
+            turn.is_broken = true;
+            return;
+        };
+        match result {
+            Ok(()) => {
+                turn.retry_at = None;
+                turn.commit_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
+                for ack in std::mem::take(&mut turn.running_acks) {
+                    self.acknowledge(turn, ack);
+                }
+                turn.watermarks_due.append(&mut std::mem::take(&mut self.intake.touched));
+                if turn.store_trouble.take().is_some() {
+                    tracing::info!("the store takes data again");
+                    self.shed(turn);
+                    self.intake.forget_all_but(self.store.marks());
+                    self.judge.say_own(wall_now(), own_alarm(&self.config, false, String::new()));
+                }
+                group.clear();
+                if self.intake.group.is_empty() {
+                    self.intake.group = group;
+                }
+            }
+            Err(error) => {
+                let reason = crate::ingest::link::chain(&error);
+                if turn.store_trouble.is_none() {
+                    tracing::error!("the store takes nothing: {reason}; readings are judged and shown, agents keep them");
+                }
+                self.judge.say_own(wall_now(), own_alarm(&self.config, true, reason.clone()));
+                turn.store_trouble = Some(reason);
+                turn.retry_at = Some(Instant::now() + COMMIT_RETRY);
+                // What was refused and what gathered since, together: neither is in the store.
+                group.samples.append(&mut self.intake.group.samples);
+                group.marks.append(&mut self.intake.group.marks);
+                self.intake.group = group;
+                turn.acks.splice(0..0, std::mem::take(&mut turn.running_acks));
+                self.shed(turn);
+            }
+        }
+    }
+
+    /// Commits what is left at the end.
+    pub(super) async fn finish_commits(&mut self, turn: &mut Turn) {
+        if turn.running.is_some() {
+            let done = finished(&mut turn.running).await;
+            self.on_committed(turn, done);
+        }
+        if !self.intake.group.is_empty() {
+            self.commit(turn);
+            let done = finished(&mut turn.running).await;
+            self.on_committed(turn, done);
+        }
+    }
+}
