@@ -277,6 +277,7 @@ async fn a_full_disk_stops_the_watermark_and_nothing_else_and_heals_by_itself() 
     until(&mut agent, site, "storing again", |ingest| ingest["store_trouble"].is_null()).await;
     assert!(read(&site.log("serve")).contains("takes data again"));
     // What an agent does with payloads no watermark covers.
+    let last = agent.seq;
     for seq in stopped + 1..=last {
         agent.resend(seq).await;
     }
