@@ -55,8 +55,11 @@ fn garbage_in_place_of_the_database_is_named_and_left_alone() {
     crypto();
     let site = SiteDir::new("garbage");
     std::fs::create_dir_all(site.store()).unwrap();
-    std::fs::write(site.store().join("history.db"), b"this is a letter to my aunt, and long enough for a page header".repeat(99))
-        .unwrap();
+    std::fs::write(
+        site.store().join("history.db"),
+        b"this is a letter to my aunt, and long enough for a page header".repeat(99),
+    )
+    .unwrap();
     let before = files(&site.store());
     refused(&site.output("serve"), &["history.db", "not a database", "move it aside"]);
     let after: Vec<_> = files(&site.store()).into_iter().filter(|(path, _)| !path.ends_with("lock")).collect();
@@ -281,14 +284,17 @@ async fn a_full_disk_stops_the_watermark_and_nothing_else_and_heals_by_itself() 
     for seq in stopped + 1..=last {
         agent.resend(seq).await;
     }
-    until(&mut agent, site, "what was let go to be taken in", |ingest| through(ingest) > last && ingest["agents"][0]["missing"] == 0)
-        .await;
+    until(&mut agent, site, "what was let go to be taken in", |ingest| {
+        through(ingest) > last && ingest["agents"][0]["missing"] == 0
+    })
+    .await;
     let history = site.get("/api/v1/history?device=ups-a1&point=battery.charge").unwrap();
     let text = history.to_string();
     assert!(text.contains(&format!("{first_shed}")), "{}", &text[..text.len().min(400)]);
     let cleared = || {
         let alarms = site.get("/api/v1/alarms")?;
-        (!alarms["alarms"].as_array()?.iter().any(|a| a["rule"] == "store-failing" && a["active"] == true)).then_some(())
+        (!alarms["alarms"].as_array()?.iter().any(|a| a["rule"] == "store-failing" && a["active"] == true))
+            .then_some(())
     };
     assert!(wait_for(READY, cleared).is_some(), "the alarm ends");
     driver.abort();

@@ -6,7 +6,7 @@
 mod commit;
 mod report;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -15,7 +15,7 @@ use bcp_core::status::ServiceSight;
 use bcp_core::time::Mono;
 use bcp_wire::presence::AgentRef;
 use bcp_wire::{Id, Site};
-use rumqttc::AsyncClient;
+use rumqttc::{AsyncClient, ManualAck};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
@@ -50,6 +50,8 @@ pub struct Link {
     client: AsyncClient,
     /// States and metas come in here, and watermarks go out.
     retained: AsyncClient,
+    /// Acknowledgements the client had no room for.
+    unsent: VecDeque<ManualAck>,
     health: LinkHealth,
     connection: u64,
     reconnects: u64,
@@ -59,7 +61,15 @@ pub struct Link {
 impl Link {
     #[must_use]
     pub fn new(client: AsyncClient, retained: AsyncClient) -> Link {
-        Link { client, retained, health: LinkHealth::default(), connection: 0, reconnects: 0, trouble: None }
+        Link {
+            client,
+            retained,
+            unsent: VecDeque::new(),
+            health: LinkHealth::default(),
+            connection: 0,
+            reconnects: 0,
+            trouble: None,
+        }
     }
 }
 
@@ -179,6 +189,7 @@ impl Driver {
             LinkNews::Connected => {
                 link.reconnects += u64::from(link.connection > 0);
                 link.connection = from.connection;
+                link.unsent.clear();
                 link.health = LinkHealth { connected: true, heard: Some(now), lost: now };
                 link.trouble = None;
                 tracing::info!(broker = %from.broker, "connected");
@@ -200,6 +211,7 @@ impl Driver {
             LinkNews::Alive => link.health.heard = Some(now),
             LinkNews::Arrived(publish) => {
                 link.health.heard = Some(now);
+                link.send_acks();
                 let ack = match from.session {
                     Session::Payloads => link.client.prepare_ack(&publish),
                     Session::Retained => None,
@@ -224,6 +236,7 @@ impl Driver {
             turn.listening = now;
         }
         turn.pulse = now;
+        self.links.values_mut().for_each(Link::send_acks);
         if self.judge.is_due(now) {
             self.judge.step(now, wall_now(), Event::Timer);
         }
@@ -260,4 +273,3 @@ impl Driver {
 fn mono(began: Instant) -> Mono {
     Mono(u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX))
 }
-

@@ -299,7 +299,8 @@ mod tests {
         assert!(judge.votes(Mono(1_001), &|_| false).unwrap().votes.is_empty());
         let mut agreed = State::default();
         let raised = AlarmVote { active: Some(true), ..AlarmVote::default() };
-        let votes = AlarmVotes { observer: Site::B, session: 7, full: true, votes: BTreeMap::from([(KEY.into(), raised)]) };
+        let votes =
+            AlarmVotes { observer: Site::B, session: 7, full: true, votes: BTreeMap::from([(KEY.into(), raised)]) };
         agreed.on_votes(bcp_core::time::LogTime(0), &votes);
         let own = AlarmVotes { observer: Site::A, session: 42, full: true, votes: BTreeMap::new() };
         agreed.on_votes(bcp_core::time::LogTime(0), &own);

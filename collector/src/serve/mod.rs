@@ -82,12 +82,10 @@ pub async fn run(config: Arc<Config>, mut shutdown: Shutdown) -> anyhow::Result<
     })
     .await??;
     let (store, ledger) = (Arc::new(store), Arc::new(Mutex::new(ledger)));
-    let listener = tokio::net::TcpListener::bind(config.listen.console)
-        .await
-        .with_context(|| {
-            let address = config.listen.console;
-            format!("the console cannot listen on {address}; stop what listens there, or change listen.console")
-        })?;
+    let listener = tokio::net::TcpListener::bind(config.listen.console).await.with_context(|| {
+        let address = config.listen.console;
+        format!("the console cannot listen on {address}; stop what listens there, or change listen.console")
+    })?;
     let decide = Decide::new(&config).context("the control certificate cannot be used")?;
     let publisher = open_publisher(&config)?;
 

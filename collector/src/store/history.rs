@@ -73,7 +73,9 @@ impl HistoryError {
             HistoryError::Form { .. } => {
                 return "start the version of this program that wrote it, or move the file aside to begin with an empty one";
             }
-            HistoryError::Open { source, .. } | HistoryError::Read { source } | HistoryError::Write { source } => source,
+            HistoryError::Open { source, .. } | HistoryError::Read { source } | HistoryError::Write { source } => {
+                source
+            }
         };
         help_with_database(source)
     }
@@ -175,10 +177,8 @@ fn check_form(db: &Connection, path: &Path) -> Result<(), HistoryError> {
         let others: i64 = db.query_row("SELECT count(*) FROM sqlite_master", [], |row| row.get(0)).map_err(fault)?;
         return if others == 0 { Ok(()) } else { Err(HistoryError::Form { path: path.to_owned(), found: 0 }) };
     }
-    let found: Option<i64> = db
-        .query_row("SELECT value FROM setting WHERE key='form'", [], |row| row.get(0))
-        .optional()
-        .map_err(fault)?;
+    let found: Option<i64> =
+        db.query_row("SELECT value FROM setting WHERE key='form'", [], |row| row.get(0)).optional().map_err(fault)?;
     match found {
         None | Some(FORM) => Ok(()),
         Some(found) => Err(HistoryError::Form { path: path.to_owned(), found }),

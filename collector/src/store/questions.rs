@@ -147,5 +147,4 @@ impl Store {
         out.truncate(limit);
         Ok(out)
     }
-
 }

@@ -2,9 +2,9 @@
 //!
 //! Knows: in which order, and what to do when the disk refuses (try again, and say so). Refuses to know: who commits.
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::{self, RecvTimeoutError};
-use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use super::history::{self, Sealing};
@@ -18,7 +18,12 @@ const EXPIRE_STEP_ROWS: usize = 2_000;
 const SEAL_RETRY: Duration = Duration::from_secs(2);
 
 /// The sealer's thread.
-pub(super) fn seal_and_fold(shared: &Shared, mut writer: history::Writer, work: &mpsc::Receiver<Work>, retention: Duration) {
+pub(super) fn seal_and_fold(
+    shared: &Shared,
+    mut writer: history::Writer,
+    work: &mpsc::Receiver<Work>,
+    retention: Duration,
+) {
     let mut expired = Instant::now();
     loop {
         let wait = if writer.due() > 0 { Duration::from_millis(1) } else { Duration::from_secs(1) };

@@ -49,7 +49,13 @@ impl Intake {
         }
     }
 
-    pub(super) fn judge_agent(&mut self, now: Mono, agent: &AgentRef, link_trusted: bool, live: &mut dyn FnMut(Live<'_>)) {
+    pub(super) fn judge_agent(
+        &mut self,
+        now: Mono,
+        agent: &AgentRef,
+        link_trusted: bool,
+        live: &mut dyn FnMut(Live<'_>),
+    ) {
         let Some(known) = self.agents.get_mut(agent) else { return };
         let view = &known.view;
         let promised = view.state.as_ref().map_or(0, |state| state.next_within_ms.saturating_mul(STALE_TENTHS) / 10);

@@ -11,7 +11,7 @@ use bcp_wire::Site;
 use rumqttc::ManualAck;
 use tokio::task::JoinHandle;
 
-use super::{Driver, Turn};
+use super::{Driver, Link, Turn};
 use crate::Config;
 use crate::serve::wall_now;
 use crate::store::{Group, JournalError};
@@ -20,6 +20,8 @@ use crate::store::{Group, JournalError};
 const COMMIT_EVERY: Duration = Duration::from_millis(100);
 /// So many payloads are committed at once: brokers have as few as 20 under way per session.
 const COMMIT_AT: usize = 16;
+/// Acknowledgements of one session that wait for room on their way out: as many as there are packet numbers.
+const MAX_UNSENT: usize = 65_535;
 /// Pause after a commit that the disk refused.
 const COMMIT_RETRY: Duration = Duration::from_secs(1);
 
@@ -63,6 +65,19 @@ fn own_alarm(config: &Config, active: bool, explain: String) -> (String, AlarmVo
     (format!("store-failing/{asset}"), vote)
 }
 
+impl Link {
+    /// Hands over acknowledgements while there is room; the rest waits for the next turn. One that is lost is a place in the
+    /// broker's window that is lost, until the next connection.
+    pub(super) fn send_acks(&mut self) {
+        while let Some(ack) = self.unsent.front() {
+            if self.client.try_manual_ack(ack.clone()).is_err() {
+                return;
+            }
+            self.unsent.pop_front();
+        }
+    }
+}
+
 impl Driver {
     pub(super) fn commit_if_due(&mut self, turn: &mut Turn) {
         let waited = turn.gathered_since.is_some_and(|since| since.elapsed() >= COMMIT_EVERY);
@@ -90,11 +105,17 @@ impl Driver {
     }
 
     fn acknowledge(&mut self, turn: &mut Turn, ack: Ack) {
-        let Some(link) = self.links.get(&ack.broker) else { return };
-        // Not sent: the broker delivers it again at the next connection, where it is a duplicate.
-        if link.connection == ack.connection && link.client.try_manual_ack(ack.ack).is_err() {
-            turn.unsent_acks += 1;
+        let Some(link) = self.links.get_mut(&ack.broker) else { return };
+        if link.connection != ack.connection {
+            return;
         }
+        if link.unsent.len() >= MAX_UNSENT {
+            // The broker delivers it again at the next connection, where it is a duplicate.
+            turn.unsent_acks += 1;
+            return;
+        }
+        link.unsent.push_back(ack.ack);
+        link.send_acks();
     }
 
     pub(super) fn commit(&mut self, turn: &mut Turn) {
@@ -138,7 +159,9 @@ impl Driver {
             Err(error) => {
                 let reason = crate::ingest::link::chain(&error);
                 if turn.store_trouble.is_none() {
-                    tracing::error!("the store takes nothing: {reason}; readings are judged and shown, agents keep them");
+                    tracing::error!(
+                        "the store takes nothing: {reason}; readings are judged and shown, agents keep them"
+                    );
                 }
                 self.judge.say_own(wall_now(), own_alarm(&self.config, true, reason.clone()));
                 turn.store_trouble = Some(reason);
