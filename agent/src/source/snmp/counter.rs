@@ -88,7 +88,8 @@ fn uptime_went_back(last: Reading, now: Reading, elapsed: Duration) -> bool {
     let slack = hundredths(UPTIME_SLACK) + hundredths(elapsed) / 10;
     let fits = |expected: u64| u64::from(after) + slack >= expected;
     // Less than it should be: a restart, save where it came round.
-    !fits(expected) && !(expected >= UPTIME_WRAP && fits(expected - UPTIME_WRAP))
+    let came_round = expected >= UPTIME_WRAP && fits(expected - UPTIME_WRAP);
+    !(came_round || fits(expected))
 }
 
 #[cfg(test)]
