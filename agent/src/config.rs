@@ -17,7 +17,7 @@ use bcp_wire::{Id, Site};
 
 use crate::document::{Document, Fault, Faults, KeyFault, Section};
 use crate::gate::config::GateConfig;
-use crate::profile::{self, Profile, ProfileError, Protocol};
+use crate::profile::{self, Profile, ProfileError};
 use crate::publish::MqttConfig;
 pub use crate::source::snmp::config::{Access, SnmpLink};
 use crate::source::snmp::config::{share_users, snmp_link};
@@ -222,6 +222,12 @@ impl Reader {
         let parent = section.optional("parent");
         let interval = interval(&mut section, "1s");
         let (modbus, snmp) = (section.section("modbus"), section.section("snmp"));
+        // Told even where the section itself is faulty.
+        let given = match (&modbus, &snmp) {
+            (Some(_), None) => Some("modbus"),
+            (None, Some(_)) => Some("snmp"),
+            (Some(_), Some(_)) | (None, None) => None,
+        };
         let link = match (modbus, snmp) {
             (Some(modbus), None) => modbus_link(modbus).map(Link::Modbus),
             (None, Some(snmp)) => snmp_link(snmp).map(Link::Snmp),
@@ -236,14 +242,9 @@ impl Reader {
                 None
             }
         };
-        if let (Some(link), Some(profile)) = (&link, &profile) {
-            let fits = matches!(
-                (link, &profile.protocol),
-                (Link::Modbus(_), Protocol::Modbus { .. }) | (Link::Snmp(_), Protocol::Snmp { .. })
-            );
-            if !fits {
-                let (given, wanted) =
-                    (if matches!(link, Link::Modbus(_)) { "modbus" } else { "snmp" }, profile.protocol.as_str());
+        if let (Some(given), Some(profile)) = (given, &profile) {
+            let wanted = profile.protocol.as_str();
+            if given != wanted {
                 section.fault(
                     given,
                     format!("the profile `{}` is read by {wanted}, not by {given}", profile.reference.id),

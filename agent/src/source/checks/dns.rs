@@ -182,13 +182,16 @@ mod tests {
         }
     }
 
+    /// Type and data of a resource record.
+    type Record = (u16, &'static [u8]);
+
     #[tokio::test]
     async fn a_server_is_asked_and_its_answer_judged() {
         let server = UdpSocket::bind("127.0.0.1:0").await.unwrap();
         let address = server.local_addr().unwrap();
         tokio::spawn(async move {
             let mut buffer = [0; 512];
-            let replies: [(u8, Vec<(u16, &[u8])>); 4] = [
+            let replies: [(u8, Vec<Record>); 4] = [
                 (0, vec![(5, &[1, b'x', 0]), (TYPE_A, &[10, 0, 0, 5])]),
                 (0, vec![(TYPE_A, &[10, 0, 0, 6])]),
                 (3, vec![]),
