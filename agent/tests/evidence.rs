@@ -150,6 +150,7 @@ fn the_schema_knows_the_keys_that_the_reader_knows() {
     ask("table_point", format!("{table}[[table.point]]\n{Z}\n"), "table[0].point[0].");
     ask("derived", format!("{snmp}[[derived]]\n{Z}\n"), "derived[0].");
     ask("flag", format!("{snmp}[[derived]]\nflags = [{{ {Z} }}]\n"), "derived[0].flags[0].");
+    ask("trap", format!("{snmp}[[trap]]\n{Z}\n"), "trap[0].");
     ask("case", format!("{snmp}[[derived]]\ncases = [{{ {Z} }}]\n"), "derived[0].cases[0].");
     for (definition, known) in keys {
         assert_eq!(schema_keys(definition), known, "{definition}");
