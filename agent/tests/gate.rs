@@ -19,6 +19,7 @@ use bcp_wire::control::{
     GateAnswer, GateSync, Phase, StepKind, StepOrder, StepOutcome, StepReport, SyncOutcome, TicketAnswer,
 };
 use bcp_wire::{Epoch, Site};
+use rustix::fs::{FlockOperation, flock};
 use rustix::process::{Pid, Signal, kill_process};
 
 const TTL: Duration = Duration::from_millis(1_500);
@@ -221,6 +222,21 @@ impl Process {
     fn signal(&self, signal: Signal) {
         kill_process(Pid::from_child(&self.0), signal).unwrap();
     }
+
+    /// Pauses it while it does not hold its ticket's lock; one that does is killed by the warden, which is another story.
+    async fn pause_at_rest(&self, site: &Host) {
+        let lock = std::fs::File::open(site.dir.join("gate/rx.lock")).unwrap();
+        within(LIMIT, "a pause without the lock", &site.dir, || {
+            self.signal(Signal::STOP);
+            let free = flock(&lock, FlockOperation::NonBlockingLockExclusive).is_ok();
+            match free {
+                true => flock(&lock, FlockOperation::Unlock).unwrap(),
+                false => self.signal(Signal::CONT),
+            }
+            free
+        })
+        .await;
+    }
 }
 
 impl Drop for Process {
@@ -308,7 +324,7 @@ async fn a_paused_gate_wakes_up_to_a_closed_epoch() {
     let site = Host::new(&world, Site::A, free_port(), "");
     let (gate, _warden) = (site.start("run"), site.start("warden"));
     active_at_a(&world, &site).await;
-    gate.signal(Signal::STOP);
+    gate.pause_at_rest(&site).await;
     world.order("queued", StepKind::Promote, Site::A);
     within(TTL + Duration::from_millis(1_500), "the warden stops it", &site.dir, || !site.serves()).await;
     within(LIMIT, "the log", &site.dir, || site.active() == [true, false]).await;

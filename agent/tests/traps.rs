@@ -164,7 +164,7 @@ async fn traps_and_informs_of_version_3_of_net_snmp_with_every_algorithm() {
                 cipher.map_or("-", |c| c.1),
                 if informed { "answered" } else { "FAILED" }
             );
-            assert!(informed);
+            assert!(informed, "{:?}", bench.figures.report());
             bench.on_battery().await;
             arguments.extend(["-e", SENDER_ENGINE]);
             assert!(bench.send("snmptrap", &arguments, &V2_TRAP).await);
