@@ -7,6 +7,7 @@
 #[path = "support/process.rs"]
 mod process;
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -46,7 +47,15 @@ struct Bench {
     target: String,
     events: mpsc::Receiver<Outbound>,
     figures: Arc<TrapFigures>,
+    /// What net-snmp's programs keep between runs; programs that share it at the same time spoil each other's.
+    kept: PathBuf,
     _stop: watch::Sender<bool>,
+}
+
+impl Drop for Bench {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.kept);
+    }
 }
 
 async fn bench(name: &str, access: Access) -> Bench {
@@ -64,14 +73,13 @@ async fn bench(name: &str, access: Access) -> Bench {
     let config = TrapsConfig { listen: "127.0.0.1:0".parse().unwrap(), communities: vec![], per_second: 100 };
     let dir = scratch(name);
     let listener = Listener::bind(&config, &[Arc::new(device)], Authority::open(&dir)).await.unwrap();
-    std::fs::remove_dir_all(dir).unwrap();
     let target = listener.local_addr().unwrap().to_string();
     let (outbound, events) = mpsc::channel(64);
     let (stop, shutdown) = watch::channel(false);
     let figures = listener.figures();
     let outlets = Outlets { outbound, poll_now: PollNow::default(), figures: Arc::clone(&figures) };
     tokio::spawn(listener.run(outlets, shutdown));
-    Bench { target, events, figures, _stop: stop }
+    Bench { target, events, figures, kept: dir, _stop: stop }
 }
 
 impl Bench {
@@ -82,7 +90,7 @@ impl Bench {
     /// Runs a sender; true where it is content, which for an inform means that it was answered.
     async fn send(&self, program: &str, arguments: &[&str], rest: &[&str]) -> bool {
         let mut sender = command(program);
-        sender.args(arguments).arg(&self.target).args(rest).env("SNMP_PERSISTENT_DIR", std::env::temp_dir());
+        sender.args(arguments).arg(&self.target).args(rest).env("SNMP_PERSISTENT_DIR", &self.kept);
         tokio::task::spawn_blocking(move || sender.output().unwrap().status.success()).await.unwrap()
     }
 
