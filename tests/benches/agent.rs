@@ -1,14 +1,15 @@
 //! What one gateway agent costs while it polls many devices: processor time, resident memory, lateness, misses.
 //!
-//! `cargo bench -p bcp-tests --bench agent -- [--protocol modbus|snmp] [--devices 500] [--points 20] [--seconds 30]
+//! `cargo bench -p bcp-tests --bench agent -- [--protocol modbus|snmp] [--devices 50] [--points 20] [--seconds 30]
 //! [--dead 10%] [--answer-ms 20]`
 //!
 //! The devices are real Modbus TCP or SNMP servers in a process of their own, mosquitto is the broker, and this process
 //! commits what arrives as a collector would. So the figures of the agent's process are the agent's alone. Dead devices
 //! take requests and never answer; `--answer-ms` delays every answer.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -19,8 +20,10 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 use bcp_fleet::devices::{ber, snmp};
 use bcp_tests::{fleet, wait_for};
+use bcp_wire::envelope::is_deflated;
 use bcp_wire::topic::Leaf;
 use bcp_wire::{Batch, Event, Lane, Site, Topic, WIRE_VERSION, Watermark, WatermarkMark};
+use flate2::read::ZlibDecoder;
 use rumqttc::{AsyncClient, MqttOptions, Packet, PublishOptions, QoS};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, UdpSocket};
@@ -53,7 +56,7 @@ impl Load {
             None => Ok(default),
             Some(text) => text.parse().with_context(|| format!("{name} takes a number, not `{text}`")),
         };
-        let devices = number("--devices", 500)?;
+        let devices = number("--devices", 50)?;
         let dead = match argument("--dead") {
             None => 0,
             Some(text) => {
@@ -96,6 +99,7 @@ fn main() -> Result<()> {
     if std::env::args().nth(1).is_some_and(|a| a == PLAY_DEVICES) {
         return runtime.block_on(play_devices());
     }
+    bcp_fleet::install_crypto();
     let load = Load::of_arguments()?;
     let dir = std::env::temp_dir().join(format!("bcp-bench-agent-{}", std::process::id()));
     std::fs::create_dir_all(dir.join("profiles/bench"))?;
@@ -142,6 +146,7 @@ async fn run(load: Load, dir: &Path) -> Result<()> {
     let collector = tokio::spawn(collect(Arc::clone(&received)));
 
     let (program, first) = agent_program();
+    ensure!(program.exists(), "{} is not there: run `cargo build --release` first", program.display());
     println!("agent {}", program.display());
     let started = Instant::now();
     let agent = Ended(
@@ -190,6 +195,9 @@ async fn run(load: Load, dir: &Path) -> Result<()> {
     println!("memory     {:.1} MB resident, {:.1} MB of it private", memory_mb(pid, "Rss:")?, private_mb(pid)?);
     println!("polls      {}, missed {}, failed {}", grown("polls"), grown("missed"), grown("failed"));
     println!("lateness   p99 {:.1} ms", after.1["lateness_p99_ms"].as_f64().unwrap_or(f64::NAN));
+    ensure!(samples > 0.0, "nothing was committed, so these figures say nothing");
+    // It ends only for a fault.
+    ensure!(!collector.is_finished(), "the collector ended: {:?}", collector.await);
     collector.abort();
     Ok(())
 }
@@ -197,6 +205,7 @@ async fn run(load: Load, dir: &Path) -> Result<()> {
 /// `BCP_AGENT_BIN`, the agent beside the fleet's binary, or else the agent within it.
 fn agent_program() -> (PathBuf, &'static [&'static str]) {
     let fleet = fleet::binary();
+
     let beside = std::env::var_os("BCP_AGENT_BIN").map_or_else(|| fleet.with_file_name("bcp-agent"), PathBuf::from);
     if beside.exists() { (beside, &[]) } else { (fleet, &["agent"]) }
 }
@@ -275,10 +284,10 @@ async fn collect(received: Arc<AtomicU64>) -> Result<()> {
                     let topic: Topic = String::from_utf8_lossy(&message.topic).parse()?;
                     let number = match topic.leaf {
                         Leaf::Batch { lane: Lane::Event, .. } => {
-                            Event::from_json(&message.payload).map(|event| (event.i, event.s))?
+                            Event::from_json(&plain(&message.payload)?).map(|event| (event.i, event.s))?
                         }
                         Leaf::Batch { device, .. } => {
-                            let batch = Batch::from_json(&message.payload)?;
+                            let batch = Batch::from_json(&plain(&message.payload)?)?;
                             if device.as_str().starts_with("meter") {
                                 received.fetch_add(batch.vals.len() as u64, Ordering::Relaxed);
                             }
@@ -301,6 +310,16 @@ async fn collect(received: Arc<AtomicU64>) -> Result<()> {
             }
         }
     }
+}
+
+/// The JSON of a payload, deflated or not.
+fn plain(payload: &[u8]) -> Result<Cow<'_, [u8]>> {
+    if !is_deflated(payload) {
+        return Ok(Cow::Borrowed(payload));
+    }
+    let mut json = Vec::new();
+    ZlibDecoder::new(payload).read_to_end(&mut json)?;
+    Ok(Cow::Owned(json))
 }
 
 /// The devices' process: prints one address per device, then answers until it is killed.
