@@ -2,15 +2,17 @@
 
 #![allow(clippy::unwrap_used, clippy::float_cmp, reason = "a test that cannot go on says so by panicking")]
 
+#[path = "support/snmp_agent.rs"]
+mod snmp_agent;
+
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use bcp_agent::config::{Access, DeviceConfig, Link, SnmpLink};
+use bcp_agent::config::{Access, SnmpLink};
 use bcp_agent::oid::Oid;
-use bcp_agent::profile;
 use bcp_agent::schedule::Outcome;
 use bcp_agent::source::Polled;
 use bcp_agent::source::snmp::SnmpDevice;
@@ -104,19 +106,8 @@ async fn agent(behave: impl Fn(&Asked) -> Vec<Answer> + Send + 'static) -> (Stri
 }
 
 fn device_of(address: &str, retries: u8, rest: &str) -> SnmpDevice {
-    let text = format!("format = 1\ntitle = \"t\"\nkind = \"pdu\"\nsources = [\"this test\"]\n{rest}");
-    let profile = profile::parse("t/t", "t", &text).unwrap_or_else(|faults| panic!("{faults:?}"));
-    let link = SnmpLink { address: address.to_owned(), access: Access::community("public"), timeout: TIMEOUT, retries };
-    let config = DeviceConfig {
-        id: "pdu".parse().unwrap(),
-        kind: "pdu".to_owned(),
-        profile: Arc::new(profile),
-        location: None,
-        parent: None,
-        interval: Duration::from_secs(1),
-        link: Link::Snmp(link.clone()),
-    };
-    SnmpDevice::new(Arc::new(config), link)
+    let access = Access::community("public");
+    snmp_agent::device(SnmpLink { address: address.to_owned(), access, timeout: TIMEOUT, retries }, rest)
 }
 
 /// Points 1 to `count`.

@@ -24,21 +24,7 @@ use bcp_wire::envelope::EventKind;
 use process::{command, installed, scratch, wait_for};
 use tokio::sync::{mpsc, watch};
 
-const PROFILE: &str = r#"
-format = 1
-title = "t"
-kind = "ups"
-sources = ["this test"]
-[snmp]
-[[point]]
-name = "battery.charge"
-read = "1.3.6.1.2.1.33.1.2.4.0"
-[[trap]]
-oid = "1.3.6.1.2.1.33.2.1"
-name = "on-battery"
-severity = "warning"
-values = { "battery.runtime" = "1.3.6.1.2.1.33.1.2.3" }
-"#;
+const PROFILE: &str = include_str!("support/ups-with-traps.toml");
 const KEY: &str = "maplesyrup";
 /// The engine that `snmptrap` says it is.
 const SENDER_ENGINE: &str = "0x8000000001020304";

@@ -5,26 +5,7 @@ use std::path::PathBuf;
 
 use bcp_collector::config::{Config, ConfigError};
 
-const OWN: &str = r#"site = "a"
-data_dir = "data"
-policy = "policy.toml"
-[listen]
-public = "127.0.0.1:18000"
-console = "127.0.0.1:18001"
-control = "127.0.0.1:18002"
-[mqtt]
-embedded = "127.0.0.1:18003"
-brokers = { a = "127.0.0.1:18003", b = "127.0.0.1:18531", w = "127.0.0.1:18561" }
-[control]
-credentials = { ca = "ca.pem", cert = "collector-a.pem", key = "collector-a.key" }
-peers = { b = "https://127.0.0.1:18530", w = "https://127.0.0.1:18560/" }
-[public]
-key = "keys/publish.key"
-known_keys = { a = "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=" }
-origins = { b = "http://127.0.0.1:18535" }
-[history]
-retention = "30d"
-"#;
+const OWN: &str = include_str!("site/collector-a.toml");
 
 const POLICY: &str = r#"timing = "metro"
 [ticket.prescriptions]

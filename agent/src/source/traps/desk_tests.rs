@@ -8,21 +8,7 @@ use crate::oid::Oid;
 use crate::profile;
 use crate::source::snmp::usm::{AuthProtocol, PrivProtocol, Secret};
 
-const PROFILE: &str = r#"
-format = 1
-title = "t"
-kind = "ups"
-sources = ["this test"]
-[snmp]
-[[point]]
-name = "battery.charge"
-read = "1.3.6.1.2.1.33.1.2.4.0"
-[[trap]]
-oid = "1.3.6.1.2.1.33.2.1"
-name = "on-battery"
-severity = "warning"
-values = { "battery.runtime" = "1.3.6.1.2.1.33.1.2.3" }
-"#;
+const PROFILE: &str = include_str!("../../../tests/support/ups-with-traps.toml");
 
 fn sender(id: &str, address: &str, access: Access, text: &str) -> Arc<DeviceConfig> {
     let profile = profile::parse("t/t", "t", text).unwrap_or_else(|faults| panic!("{faults:?}"));
