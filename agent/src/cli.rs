@@ -129,7 +129,7 @@ pub fn main(args: impl Iterator<Item = OsString>) -> ExitCode {
     let _ = rustls::crypto::ring::default_provider().install_default();
     match cli.command {
         Command::Run(file) => with_config(&file.config, |config| async {
-            run::run(config, set_log_level).await?;
+            run::run(file.config.clone(), config, set_log_level).await?;
             Ok(ExitCode::SUCCESS)
         }),
         Command::Warden(file) => watch_leases(&file.config),

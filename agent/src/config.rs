@@ -18,7 +18,7 @@ use bcp_wire::{Id, Site};
 use crate::document::{Document, Fault, Faults, KeyFault, Section};
 use crate::gate::config::GateConfig;
 use crate::profile::{self, Profile, ProfileError};
-use crate::publish::MqttConfig;
+use crate::publish::{CommandsConfig, MqttConfig};
 pub use crate::source::snmp::config::{Access, SnmpLink};
 use crate::source::snmp::config::{share_users, snmp_link};
 use crate::source::traps::config::{TrapsConfig, traps};
@@ -48,6 +48,7 @@ pub struct Config {
     pub traps: Option<TrapsConfig>,
     pub mqtt: MqttConfig,
     pub spool: SpoolConfig,
+    pub commands: CommandsConfig,
     pub gate: Option<GateConfig>,
     /// First 16 hexadecimal digits of the SHA-256 of the file.
     pub hash: String,
@@ -71,6 +72,20 @@ pub struct DeviceConfig {
     pub parent: Option<Id>,
     pub interval: Duration,
     pub link: Link,
+}
+
+impl PartialEq for DeviceConfig {
+    /// Two profiles are the same where their hashes are.
+    fn eq(&self, other: &DeviceConfig) -> bool {
+        let DeviceConfig { id, kind, profile, location, parent, interval, link } = self;
+        *id == other.id
+            && *kind == other.kind
+            && profile.reference == other.profile.reference
+            && *location == other.location
+            && *parent == other.parent
+            && *interval == other.interval
+            && *link == other.link
+    }
 }
 
 /// How a device is reached.
@@ -161,6 +176,7 @@ impl Reader {
         own_faults(&root, "mqtt", mqtt.iter().flat_map(MqttConfig::faults));
         let spool: SpoolConfig = root.optional("spool").unwrap_or_default();
         own_faults(&root, "spool", spool.faults());
+        let commands: CommandsConfig = root.optional("commands").unwrap_or_default();
         let gate: Option<GateConfig> = root.optional("gate");
         own_faults(&root, "gate", gate.iter().flat_map(GateConfig::faults));
         let traps = root.section("traps").and_then(traps);
@@ -178,6 +194,7 @@ impl Reader {
             traps,
             mqtt: mqtt?,
             spool,
+            commands,
             gate,
             hash,
         })

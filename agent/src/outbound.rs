@@ -29,4 +29,6 @@ pub enum Outbound {
     },
     /// Sent when a device's description is first known and whenever it changes. `v` and `i` are the publisher's.
     Meta(Box<DeviceMeta>),
+    /// The device is no longer in the configuration: its description is taken back.
+    Forget(Id),
 }

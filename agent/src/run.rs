@@ -1,38 +1,47 @@
 //! The running agent: sources, publisher, status listener and its own figures, joined and taken apart again.
 //!
 //! Tasks: those of [`crate::source`], the publisher, the status listener, and one that reports about the agent itself
-//! and watches the wall clock.
+//! and watches the wall clock. The gate has a thread of its own. The service manager's sign of life comes from the loop
+//! that all the others share a thread with, so it stops when any of them hangs.
 
 mod gate_thread;
+mod own;
+mod reload;
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bcp_wire::envelope::EventKind;
-use bcp_wire::{ClockState, CommandVerb};
+use bcp_wire::CommandVerb;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::net::TcpListener;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{self, SignalKind};
 use tokio::sync::{mpsc, watch};
 
+use crate::clock;
 use crate::config::Config;
 use crate::gate::{GateError, GateSetup};
-use crate::outbound::{Outbound, QUEUE};
+use crate::outbound::QUEUE;
 use crate::publish::{CommandRequest, PublishError, Publisher, PublisherSetup};
-use crate::self_stats::{Board, SELF_INTERVAL, SelfDevice};
+use crate::self_stats::Board;
+use crate::service_manager::ServiceManager;
+use crate::source::Clock;
 use crate::source::checks::CheckError;
+use crate::source::tasks::Sources;
 use crate::source::traps::authority::Authority;
 use crate::source::traps::{Listener, Outlets};
-use crate::source::{self, Clock, PollNow, wall_ms};
 use crate::status;
 use gate_thread::GateThread;
+use reload::Reloader;
 
 /// Commands that wait for this loop.
 const COMMANDS: usize = 16;
 /// Time for sources to end their polls when stopping.
 const SOURCES_GRACE: Duration = Duration::from_millis(300);
-/// A wall clock that moved by more than this against the monotonic one was stepped.
-const CLOCK_STEP_MS: i64 = 500;
-const CLOCK_LOOK: Duration = Duration::from_secs(1);
+/// How often the loop turns where no service manager wants to hear of it.
+const IDLE: Duration = Duration::from_secs(3_600);
+/// Levels a command may set. Filters of single modules are for the environment of a process, not for a command.
+const LOG_LEVELS: [&str; 5] = ["error", "warn", "info", "debug", "trace"];
 
 /// Changes the level of the log while running.
 pub type SetLogLevel = Box<dyn Fn(&str) -> Result<(), String> + Send>;
@@ -64,13 +73,16 @@ pub enum RunError {
     Task(#[source] tokio::task::JoinError),
 }
 
-/// Runs until SIGTERM or SIGINT, then drains.
+/// Runs until SIGTERM or SIGINT, then drains. SIGHUP reads `path` again.
 ///
 /// # Errors
 /// It could not start, or cannot go on.
-pub async fn run(config: Config, set_log_level: SetLogLevel) -> Result<(), RunError> {
-    let path = config.state_dir.display().to_string();
-    std::fs::create_dir_all(&config.state_dir).map_err(|source| RunError::StateDir { path, source })?;
+pub async fn run(path: PathBuf, config: Config, set_log_level: SetLogLevel) -> Result<(), RunError> {
+    let manager = ServiceManager::of_environment();
+    raise_open_files();
+    let state_dir = config.state_dir.display().to_string();
+    std::fs::create_dir_all(&config.state_dir).map_err(|source| RunError::StateDir { path: state_dir, source })?;
+    let mut signals = Signals::watch().map_err(RunError::Signals)?;
     let (stop, shutdown) = watch::channel(false);
     let board = Arc::new(Board::new(Clock::start()));
     let (outbound, from_sources) = mpsc::channel(QUEUE);
@@ -80,24 +92,19 @@ pub async fn run(config: Config, set_log_level: SetLogLevel) -> Result<(), RunEr
         Some(setup) => Some(GateThread::start(setup).await?),
         None => None,
     };
-    // Nothing here tells how good the host's clock is; steps are seen and told.
-    let (_clock, clock_state) = watch::channel(ClockState::Unknown);
-
+    let (clock_in, clock_state) = watch::channel(clock::kernel_state());
     let publisher = Publisher::open(
         PublisherSetup {
             site: config.site,
             agent: config.agent.clone(),
-            mqtt: config.mqtt.clone(),
-            spool: config.spool.clone(),
             state_dir: config.state_dir.clone(),
-            config_hash: config.hash.clone(),
+            settings: reload::settings(&config),
         },
         clock_state,
     );
     let traps = match &config.traps {
         Some(traps) => {
-            let devices: Vec<_> = config.devices.iter().cloned().map(Arc::new).collect();
-            let listener = Listener::bind(traps, &devices, Authority::open(&config.state_dir)).await;
+            let listener = Listener::bind(traps, &reload::devices(&config), Authority::open(&config.state_dir)).await;
             Some(listener.map_err(|source| RunError::ListenTraps { address: traps.listen, source })?)
         }
         None => None,
@@ -115,38 +122,66 @@ pub async fn run(config: Config, set_log_level: SetLogLevel) -> Result<(), RunEr
             let _ = stopped.wait_for(|stop| *stop).await;
         }));
     }
-    let groups = source::groups(&config).map_err(RunError::Check)?;
     tracing::info!(
         site = %config.site, agent = %config.agent, incarnation = publisher.incarnation(),
         devices = config.devices.len(), checks = config.checks.len(), "running"
     );
-    let sources = source::spawn(groups, &outbound, &board, &shutdown);
+    let mut sources = Sources::new(outbound.clone(), Arc::clone(&board), shutdown.clone());
+    sources.apply(&config).await.map_err(RunError::Check)?;
+    let (devices, devices_out) = watch::channel(reload::devices(&config));
     if let Some(traps) = traps {
         let outlets = Outlets { outbound: outbound.clone(), poll_now: sources.poll_now(), figures: traps.figures() };
-        tokio::spawn(traps.run(outlets, shutdown.clone()));
+        tokio::spawn(traps.following(devices_out).run(outlets, shutdown.clone()));
     }
-    let own = tokio::spawn(report_self(config, Arc::clone(&board), outbound, shutdown.clone()));
-    let poll_now = sources.poll_now();
+    let own = own::Report {
+        id: config.agent.clone(),
+        board: Arc::clone(&board),
+        publisher: publisher.figures(),
+        clock: clock_in,
+        outbound: outbound.clone(),
+    };
+    let own = tokio::spawn(own.run(shutdown.clone()));
+    let settings = publisher.settings();
     let (publisher_stop, publisher_shutdown) = watch::channel(false);
     let mut publisher = tokio::spawn(publisher.run(from_sources, commands, publisher_shutdown));
-
-    let (mut term, mut int) = (
-        signal(SignalKind::terminate()).map_err(RunError::Signals)?,
-        signal(SignalKind::interrupt()).map_err(RunError::Signals)?,
-    );
+    let mut reloader = Reloader { path, config, settings, devices, outbound };
+    manager.ready(&reloader.summary());
+    let mut alive = tokio::time::interval(manager.sign_of_life_every().unwrap_or(IDLE));
     let ended = loop {
         tokio::select! {
-            _ = term.recv() => break None,
-            _ = int.recv() => break None,
+            signal = signals.next() => match signal {
+                Signal::Stop => break None,
+                Signal::Reload => {
+                    manager.reloading();
+                    // Told by the log and as an event already.
+                    let _ = reloader.reload(&mut sources).await;
+                    manager.ready(&reloader.summary());
+                }
+            },
             ended = &mut publisher => break Some(ended.map_err(RunError::Task)?.map_err(RunError::Publish)),
             ended = ended(&mut gate) => break Some(ended),
-            Some(request) = asked.recv() => obey(request, &poll_now, &set_log_level),
+            Some(request) = asked.recv() => {
+                let done = match request.verb {
+                    CommandVerb::Reload => {
+                        manager.reloading();
+                        let done = reloader.reload(&mut sources).await;
+                        manager.ready(&reloader.summary());
+                        done
+                    }
+                    verb => obey(&verb, &sources, &set_log_level),
+                };
+                // An answer that nobody waits for any more is no fault.
+                let _ = request.answer.send(done);
+            }
+            _ = alive.tick() => manager.alive(),
         }
     };
     tracing::info!("stopping");
+    manager.stopping();
     stop.send_replace(true);
     sources.drain(SOURCES_GRACE).await;
     own.abort();
+    drop(reloader);
     publisher_stop.send_replace(true);
     // A task that has ended already is not waited for again.
     let publisher_rest = async { if publisher.is_finished() { Ok(Ok(())) } else { publisher.await } };
@@ -162,6 +197,45 @@ pub async fn run(config: Config, set_log_level: SetLogLevel) -> Result<(), RunEr
     }
     publisher_end.map_err(RunError::Task)?.map_err(RunError::Publish)?;
     gate_end
+}
+
+/// A connection for each of many devices takes more files than the usual 1,024. What is not granted is not needed yet.
+fn raise_open_files() {
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
+    if let Err(error) = setrlimit(Resource::Nofile, raised) {
+        tracing::debug!(%error, "the limit of open files stays");
+    }
+}
+
+/// The signals that matter.
+struct Signals {
+    term: unix::Signal,
+    int: unix::Signal,
+    hup: unix::Signal,
+}
+
+enum Signal {
+    Stop,
+    Reload,
+}
+
+impl Signals {
+    fn watch() -> std::io::Result<Signals> {
+        Ok(Signals {
+            term: unix::signal(SignalKind::terminate())?,
+            int: unix::signal(SignalKind::interrupt())?,
+            hup: unix::signal(SignalKind::hangup())?,
+        })
+    }
+
+    async fn next(&mut self) -> Signal {
+        tokio::select! {
+            _ = self.term.recv() => Signal::Stop,
+            _ = self.int.recv() => Signal::Stop,
+            _ = self.hup.recv() => Signal::Reload,
+        }
+    }
 }
 
 /// Waits until the gate has ended; without one, for ever.
@@ -183,66 +257,14 @@ pub fn gate_setup(config: &Config) -> Option<GateSetup> {
     Some(GateSetup { site: config.site, gate: config.agent.clone(), config: gate, state_dir: config.state_dir.clone() })
 }
 
-/// Carries out a command that the configuration allows. An answer that nobody waits for any more is no fault.
-fn obey(request: CommandRequest, poll_now: &PollNow, set_log_level: &SetLogLevel) {
-    let done = match &request.verb {
-        CommandVerb::PollNow { device } if poll_now.ask(device) => Ok(()),
+/// Carries out a command that the configuration allows.
+fn obey(verb: &CommandVerb, sources: &Sources, set_log_level: &SetLogLevel) -> Result<(), String> {
+    match verb {
+        CommandVerb::PollNow { device } if sources.poll_now().ask(device) => Ok(()),
         CommandVerb::PollNow { device } => Err(format!("no device `{device}`, or it is being polled already")),
-        CommandVerb::LogLevel { level } => set_log_level(level),
-        // The publisher does this itself.
-        CommandVerb::Rebirth => Ok(()),
-        CommandVerb::Reload => Err("restart the agent to load a new configuration".to_owned()),
-    };
-    let _ = request.answer.send(done);
-}
-
-/// Publishes the agent's own figures and clock steps.
-async fn report_self(
-    config: Config,
-    board: Arc<Board>,
-    outbound: mpsc::Sender<Outbound>,
-    mut shutdown: watch::Receiver<bool>,
-) {
-    let id = config.agent;
-    let mut own = SelfDevice::new(id.clone(), &board);
-    let mut told = Vec::new();
-    let mut look = tokio::time::interval(CLOCK_LOOK);
-    look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    let drift = || wall_ms() - i64::try_from(board.clock().now().0 / 1_000).unwrap_or(0);
-    let mut before = drift();
-    let mut looks: u64 = 0;
-    loop {
-        tokio::select! {
-            _ = shutdown.wait_for(|stop| *stop) => return,
-            _ = look.tick() => {}
-        }
-        let now = drift();
-        let step_ms = now - std::mem::replace(&mut before, now);
-        if step_ms.abs() > CLOCK_STEP_MS {
-            tracing::warn!(step_ms, "the wall clock was stepped");
-            let kind = EventKind::ClockStep { step_ms };
-            let event = Outbound::Event { device: id.clone(), t_ms: wall_ms(), kind };
-            if outbound.send(event).await.is_err() {
-                return;
-            }
-        }
-        // The first report comes soon, so that a new agent is complete at a glance; then at the interval.
-        let due = looks % (SELF_INTERVAL.as_secs() / CLOCK_LOOK.as_secs()).max(1) == 2;
-        looks += 1;
-        if !due {
-            continue;
-        }
-        let points = own.samples(&board);
-        let names: Vec<_> = points.iter().map(|(name, _, _)| name.clone()).collect();
-        if names != told {
-            told = names;
-            if outbound.send(Outbound::Meta(Box::new(own.meta(&points)))).await.is_err() {
-                return;
-            }
-        }
-        let batch = Outbound::Batch { device: id.clone(), t_ms: wall_ms(), points };
-        if outbound.send(batch).await.is_err() {
-            return;
-        }
+        CommandVerb::LogLevel { level } if LOG_LEVELS.contains(&level.as_str()) => set_log_level(level),
+        CommandVerb::LogLevel { .. } => Err(format!("levels are {}", LOG_LEVELS.join(", "))),
+        // The publisher does the first itself, and the loop above the other.
+        CommandVerb::Rebirth | CommandVerb::Reload => Ok(()),
     }
 }

@@ -125,6 +125,19 @@ impl Timetable {
         }
     }
 
+    /// Other slots from now on: each with its interval, and which of the present ones it goes on as.
+    pub fn rearrange(&mut self, slots: impl Iterator<Item = (Duration, Option<usize>)>, now: Mono) {
+        let (intervals, kept): (Vec<Duration>, Vec<Option<usize>>) = slots.unzip();
+        let Dice(seed) = self.dice;
+        let mut next = Timetable::new(intervals, now, seed);
+        for (slot, old) in next.slots.iter_mut().zip(kept) {
+            if let Some(old) = old.and_then(|old| self.slots.get(old)) {
+                slot.clone_from(old);
+            }
+        }
+        *self = next;
+    }
+
     /// Brings the next poll of a slot forward to now (a command asked for it).
     pub fn poll_now(&mut self, slot: usize, now: Mono) {
         if let Some(slot) = self.slots.get_mut(slot) {
@@ -285,6 +298,19 @@ mod tests {
         table.poll_now(0, at(60));
         assert!(matches!(table.turn(at(60)), Turn::Poll { slot: 0, .. }));
         assert_eq!(Timetable::new([], Mono(0), 1).turn(at(1)), Turn::Empty);
+    }
+
+    #[test]
+    fn slots_that_stay_keep_their_place_and_their_back_off() {
+        let mut table = Timetable::new([S, S * 5, S], Mono(0), 3);
+        for _ in 0..4 {
+            table.finished(2, table.slots[2].due, Outcome::Silent);
+        }
+        let before = table.slots.clone();
+        table.rearrange([(S, Some(2)), (S * 2, None), (S * 5, Some(1))].into_iter(), at(900));
+        assert_eq!(table.slots.iter().map(|slot| slot.due).collect::<Vec<_>>()[0], before[2].due);
+        assert_eq!((table.slots[0].failures, table.slots[2].due), (4, before[1].due));
+        assert!(table.slots[1].due >= at(900) && table.slots[1].due <= at(1_400));
     }
 
     proptest! {

@@ -10,9 +10,11 @@ use std::time::Duration;
 use bcp_wire::{DeviceMeta, Id, PointMeta, PointName, Value, WIRE_VERSION};
 use serde::Serialize;
 
+use crate::clock::{self, WallClock};
 use crate::outbound::Sample;
 use crate::schedule::{Finished, Mono, Outcome, ReachChange};
 use crate::source::{Clock, Polled};
+use crate::spool::SpoolFigures;
 
 /// Round trips of a device that its percentiles are taken of.
 const RTT_WINDOW: usize = 64;
@@ -28,6 +30,7 @@ pub const SELF_INTERVAL: Duration = Duration::from_secs(10);
 #[derive(Debug)]
 pub struct Board {
     clock: Clock,
+    wall: WallClock,
     started_ms: i64,
     polls: AtomicU64,
     missed: AtomicU64,
@@ -95,7 +98,8 @@ impl Board {
     pub fn new(clock: Clock) -> Board {
         Board {
             clock,
-            started_ms: crate::source::wall_ms(),
+            wall: WallClock::default(),
+            started_ms: clock::wall_ms(),
             polls: AtomicU64::new(0),
             missed: AtomicU64::new(0),
             failed: AtomicU64::new(0),
@@ -107,6 +111,17 @@ impl Board {
     #[must_use]
     pub fn clock(&self) -> Clock {
         self.clock
+    }
+
+    /// The wall clock that labels samples.
+    #[must_use]
+    pub fn wall(&self) -> &WallClock {
+        &self.wall
+    }
+
+    /// The device is no longer polled.
+    pub fn remove(&self, id: &Id) {
+        self.inner().devices.remove(id);
     }
 
     fn inner(&self) -> MutexGuard<'_, Inner> {
@@ -306,7 +321,7 @@ impl SelfDevice {
 
     /// Its readings now.
     #[allow(clippy::cast_precision_loss)] // counters as doubles, as everywhere on the wire
-    pub fn samples(&mut self, board: &Board) -> Vec<Sample> {
+    pub fn samples(&mut self, board: &Board, spool: &SpoolFigures) -> Vec<Sample> {
         let (now, cpu) = (board.clock().now(), cpu_time());
         let (then, before) = std::mem::replace(&mut self.last, (now, cpu));
         let elapsed = now.since(then).as_secs_f64();
@@ -321,6 +336,10 @@ impl SelfDevice {
         if elapsed > 0.0 {
             number("agent.cpu.used", (cpu.saturating_sub(before).as_secs_f64() / elapsed * 1e4).round() / 100.0);
         }
+        number("agent.spool.bytes", (spool.disk_bytes + spool.memory_bytes) as f64);
+        number("agent.spool.dropped", spool.dropped as f64);
+        let oldest_ms = spool.oldest_t_ms.map_or(0, |oldest| board.wall().stamp().t_ms.saturating_sub(oldest).max(0));
+        number("agent.spool.oldest", (oldest_ms / 1_000) as f64);
         number("agent.polls.total", report.polls as f64);
         number("agent.polls.missed", report.missed as f64);
         number("agent.lateness.p99", (report.lateness_p99_ms * 10.0).round() / 10.0);
@@ -388,7 +407,7 @@ mod tests {
         let board = Board::new(Clock::start());
         board.add(&"ups-a1".parse().unwrap(), Duration::from_secs(1), 1);
         let mut device = SelfDevice::new("gw-a".parse().unwrap(), &board);
-        let samples = device.samples(&board);
+        let samples = device.samples(&board, &SpoolFigures::default());
         assert!(samples.len() >= 5);
         for (name, _, _) in &samples {
             assert!(bcp_wire::names::lookup(name).is_some(), "{name}");

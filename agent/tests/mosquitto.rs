@@ -9,7 +9,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use bcp_agent::outbound::Outbound;
-use bcp_agent::publish::{PublishError, PublishFigures, Publisher, PublisherSetup};
+use bcp_agent::publish::{PublishError, PublishFigures, Publisher, PublisherSetup, Settings};
 use bcp_agent::spool::SpoolConfig;
 use bcp_wire::topic::Leaf;
 use bcp_wire::{
@@ -156,10 +156,13 @@ impl Agent {
             PublisherSetup {
                 site: Site::A,
                 agent: "gw-a".parse().unwrap(),
-                mqtt,
-                spool: SpoolConfig::default(),
                 state_dir: dir.to_owned(),
-                config_hash: "00ff".to_owned(),
+                settings: Settings {
+                    mqtt,
+                    spool: SpoolConfig::default(),
+                    allow: Vec::new(),
+                    config_hash: "00ff".to_owned(),
+                },
             },
             watch::channel(ClockState::Unknown).1,
         );

@@ -13,7 +13,10 @@
 //! * a second process under the same id ends this one, with an error that says so.
 
 mod compose;
+mod delivery;
+mod hearing;
 pub(crate) mod incarnation;
+mod intake;
 mod outbox;
 mod probe;
 mod run;
@@ -25,7 +28,7 @@ use serde::Deserialize;
 
 use crate::document::KeyFault;
 use crate::span::Span;
-pub use run::{CommandRequest, PublishError, PublishFigures, Publisher, PublisherSetup};
+pub use run::{CommandRequest, PublishError, PublishFigures, Publisher, PublisherSetup, Settings};
 pub use session::SessionError;
 
 /// `[mqtt]`: the home broker and how to talk to it.
@@ -56,9 +59,6 @@ pub struct MqttConfig {
     /// Most backlog payloads per second, so that a long outage does not flood the link.
     #[serde(default = "default_backlog_per_s")]
     pub backlog_per_s: u32,
-    /// Verbs of `cmd` that this agent obeys: `rebirth`, `poll-now`, `reload`, `log-level`. All others are denied.
-    #[serde(default)]
-    pub allow: Vec<AllowedVerb>,
 }
 
 /// Certificates of the MQTT session.
@@ -68,6 +68,14 @@ pub struct MqttTls {
     pub ca: PathBuf,
     pub cert: PathBuf,
     pub key: PathBuf,
+}
+
+/// `[commands]`: verbs of `cmd` that this agent obeys. All others are denied.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CommandsConfig {
+    #[serde(default)]
+    pub allow: Vec<AllowedVerb>,
 }
 
 /// A verb of `cmd` that a configuration can allow.
@@ -94,6 +102,14 @@ const fn default_resend_after() -> Span {
 }
 const fn default_backlog_per_s() -> u32 {
     500
+}
+
+/// Reads everything a session needs, without connecting.
+///
+/// # Errors
+/// A certificate or the password cannot be read.
+pub fn try_session(config: &MqttConfig) -> Result<(), SessionError> {
+    session::build(config, "bcp-check", None).map(drop)
 }
 
 impl MqttConfig {

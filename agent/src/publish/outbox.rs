@@ -65,6 +65,10 @@ impl Outbox {
         }
     }
 
+    pub fn resettle(&mut self, config: OutboxConfig) {
+        self.config = config;
+    }
+
     /// A payload was stored just now.
     pub fn accept(&mut self, key: Key, class: Class, now_ms: u64) {
         match class {

@@ -6,26 +6,27 @@ use std::future::Future;
 use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use bcp_wire::topic::Leaf;
 use bcp_wire::{
-    AgentState, AgentStatus, ClockState, Command, CommandReply, CommandVerb, DeviceMeta, EventKind, Gap, Id, Lane,
-    MAX_PAYLOAD_BYTES, Site, Topic, WIRE_VERSION, Watermark, envelope,
+    AgentState, AgentStatus, ClockState, CommandReply, CommandVerb, Id, MAX_PAYLOAD_BYTES, Site, Topic, WIRE_VERSION,
 };
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
-use rumqttc::{AsyncClient, PublishOptions, QoS};
+use rumqttc::{AsyncClient, EventLoop};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 
 use super::compose::Composer;
+use super::delivery::Sent;
 use super::outbox::{Outbox, OutboxConfig};
 use super::probe::{self, Predecessor};
 use super::session::{self, AbortOnDrop, FromBroker, SessionError};
 use super::{AllowedVerb, MqttConfig, incarnation};
+use crate::clock::wall_ms;
 use crate::outbound::Outbound;
-use crate::spool::{Durability, Key, Record, Spool, SpoolConfig, SpoolFigures};
+use crate::spool::{Durability, Spool, SpoolConfig, SpoolFigures};
 
 /// How often due work is looked for; the grain of pacing.
 const TICK: Duration = Duration::from_millis(100);
@@ -35,28 +36,24 @@ const INTAKE_PER_TURN: usize = 256;
 const DRAIN_LIMIT: Duration = Duration::from_millis(1_500);
 /// Time for the last state to reach the broker.
 const FAREWELL_LIMIT: Duration = Duration::from_millis(500);
-/// Devices described by one agent; more is a fault of the configuration.
-const METAS_MAX: usize = 4_096;
-/// Replies remembered, so that a repeated command is answered and not obeyed twice.
-const REPLIES_MAX: usize = 64;
-/// Gap events one turn may write; writing a gap can itself drop a segment.
-const GAPS_PER_TURN: usize = 64;
-/// Longest wait for the application to answer a command.
-const COMMAND_LIMIT: Duration = Duration::from_secs(10);
-/// In a new session nothing is written before the retained state was seen, or this long where there is none.
-const GREETING_MS: u64 = 300;
-/// Room in an MQTT packet for topic and properties.
-const PACKET_OVERHEAD: usize = 512;
 
 /// Everything the publisher must be told.
 #[derive(Debug, Clone)]
 pub struct PublisherSetup {
     pub site: Site,
     pub agent: Id,
-    pub mqtt: MqttConfig,
-    pub spool: SpoolConfig,
     /// Holds `incarnation` and `spool/`.
     pub state_dir: PathBuf,
+    pub settings: Settings,
+}
+
+/// What may change while the publisher runs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Settings {
+    pub mqtt: MqttConfig,
+    pub spool: SpoolConfig,
+    /// Commands that are obeyed; all others are denied.
+    pub allow: Vec<AllowedVerb>,
     /// First 16 hexadecimal digits of the SHA-256 of the configuration.
     pub config_hash: String,
 }
@@ -98,60 +95,50 @@ pub struct PublishFigures {
     pub spool: SpoolFigures,
 }
 
-type Notice = Pin<Box<dyn Future<Output = (Sent, Result<(), String>)> + Send>>;
-type Reply = Pin<Box<dyn Future<Output = CommandReply> + Send>>;
-
-#[derive(Debug, Clone)]
-enum Sent {
-    Payload(Key),
-    Meta(Id),
-    State,
-}
+pub(super) type Notice = Pin<Box<dyn Future<Output = (Sent, Result<(), String>)> + Send>>;
+pub(super) type Reply = Pin<Box<dyn Future<Output = CommandReply> + Send>>;
 
 /// See the module. `open` reads the spool, `run` works until shutdown.
 #[allow(missing_debug_implementations, reason = "holds futures")]
 pub struct Publisher {
-    setup: PublisherSetup,
-    session: String,
-    composer: Composer,
-    spool: Spool,
-    outbox: Outbox,
-    metas: BTreeMap<Id, DeviceMeta>,
-    dirty_metas: BTreeSet<Id>,
-    metas_in_flight: usize,
-    status: AgentStatus,
-    state_due_ms: u64,
-    connected: bool,
+    pub(super) setup: PublisherSetup,
+    settings: watch::Receiver<Settings>,
+    settings_in: watch::Sender<Settings>,
+    pub(super) session: String,
+    pub(super) composer: Composer,
+    pub(super) spool: Spool,
+    pub(super) outbox: Outbox,
+    /// Descriptions as they are published.
+    pub(super) metas: BTreeMap<Id, Box<[u8]>>,
+    pub(super) dirty_metas: BTreeSet<Id>,
+    pub(super) metas_in_flight: usize,
+    pub(super) status: AgentStatus,
+    pub(super) state_due_ms: u64,
+    pub(super) connected: bool,
     /// Until then the retained state may still tell of another agent.
-    greeting_until_ms: u64,
-    max_payload_bytes: usize,
-    notices: FuturesUnordered<Notice>,
-    working: FuturesUnordered<Reply>,
-    replies: VecDeque<CommandReply>,
-    sync: Option<JoinHandle<std::io::Result<()>>>,
-    sync_due_ms: u64,
-    said_in_memory: bool,
-    figures: PublishFigures,
-    figures_out: watch::Sender<PublishFigures>,
-    clock: watch::Receiver<ClockState>,
-    started: Instant,
+    pub(super) greeting_until_ms: u64,
+    pub(super) max_payload_bytes: usize,
+    pub(super) notices: FuturesUnordered<Notice>,
+    pub(super) working: FuturesUnordered<Reply>,
+    pub(super) replies: VecDeque<CommandReply>,
+    pub(super) sync: Option<JoinHandle<std::io::Result<()>>>,
+    pub(super) sync_due_ms: u64,
+    pub(super) said_in_memory: bool,
+    pub(super) figures: PublishFigures,
+    pub(super) figures_out: watch::Sender<PublishFigures>,
+    pub(super) clock: watch::Receiver<ClockState>,
+    pub(super) started: Instant,
 }
 
 impl Publisher {
     /// Takes the start counter and reads the spool. Neither can fail: what is damaged is recorded and stepped over.
     #[must_use]
     pub fn open(setup: PublisherSetup, clock: watch::Receiver<ClockState>) -> Publisher {
-        let opened = Spool::open(&setup.state_dir.join("spool"), setup.spool.clone(), 0);
+        let (settings_in, settings) = watch::channel(setup.settings.clone());
+        let opened = Spool::open(&setup.state_dir.join("spool"), setup.settings.spool.clone(), 0);
         let spool = opened.spool;
         let taken = incarnation::take(&setup.state_dir.join("incarnation"), spool.highest_incarnation());
-        let mut outbox = Outbox::new(
-            OutboxConfig {
-                window: usize::from(setup.mqtt.in_flight),
-                backlog_per_s: setup.mqtt.backlog_per_s,
-                resend_after_ms: setup.mqtt.resend_after.as_millis(),
-            },
-            0,
-        );
+        let mut outbox = Outbox::new(outbox_config(&setup.settings.mqtt), 0);
         for (key, class) in spool.keys() {
             outbox.restore(key, class);
         }
@@ -179,6 +166,8 @@ impl Publisher {
             figures,
             clock,
             started: Instant::now(),
+            settings,
+            settings_in,
             setup,
         };
         for note in opened.notes.into_iter().chain(taken.trouble) {
@@ -200,7 +189,13 @@ impl Publisher {
         self.figures_out.subscribe()
     }
 
-    fn now_ms(&self) -> u64 {
+    /// Where new settings go while the publisher runs.
+    #[must_use]
+    pub fn settings(&self) -> watch::Sender<Settings> {
+        self.settings_in.clone()
+    }
+
+    pub(super) fn now_ms(&self) -> u64 {
         u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX)
     }
 
@@ -214,16 +209,13 @@ impl Publisher {
         commands: mpsc::Sender<CommandRequest>,
         mut shutdown: watch::Receiver<bool>,
     ) -> Result<(), PublishError> {
-        let broker = self.setup.mqtt.broker.clone();
-        let will = session::last_will(&self.topic(Leaf::State), self.state(AgentStatus::Lost).to_json());
-        let client_id = format!("bcp-{}-{}", self.setup.site, self.setup.agent);
-        let (client, event_loop) = session::build(&self.setup.mqtt, &client_id, Some(will))
-            .map_err(|source| PublishError::Session { broker, source })?;
-        let (inbox, mut news) = mpsc::channel(session::INBOX);
+        let (mut client, event_loop) = self.connect()?;
+        let (mut inbox, mut news) = mpsc::channel(session::INBOX);
         let mut event_loop = Some(event_loop);
         let mut driver = None;
-        let look =
-            probe::ask(self.setup.mqtt.clone(), format!("{client_id}-look-{}", self.session), self.topic(Leaf::State));
+        let mut settings = self.settings.clone();
+        let look_id = format!("{}-look-{}", self.client_id(), self.session);
+        let look = probe::ask(self.setup.settings.mqtt.clone(), look_id, self.topic(Leaf::State));
         let mut look = AbortOnDrop(tokio::spawn(look));
         let mut ticker = tokio::time::interval(TICK);
         ticker.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -250,6 +242,20 @@ impl Publisher {
                     });
                 }
                 Some(news) = news.recv() => self.hear(&client, &commands, news)?,
+                Ok(()) = settings.changed() => {
+                    let next = settings.borrow_and_update().clone();
+                    if self.resettle(next) && driver.is_some() {
+                        match self.connect() {
+                            Ok((next, event_loop)) => {
+                                self.leave(&client, &mut news).await;
+                                client = next;
+                                (inbox, news) = mpsc::channel(session::INBOX);
+                                driver = Some(AbortOnDrop(tokio::spawn(session::drive(event_loop, inbox.clone()))));
+                            }
+                            Err(error) => tracing::error!(%error, "the present session goes on"),
+                        }
+                    }
+                }
                 Some((sent, result)) = self.notices.next(), if !self.notices.is_empty() => self.settle(&sent, result),
                 Some(reply) = self.working.next(), if !self.working.is_empty() => self.reply(&client, reply),
                 _ = ticker.tick() => self.tick().await,
@@ -259,6 +265,38 @@ impl Publisher {
         self.drain(&client, &commands, &mut outbound, &mut news).await?;
         drop(driver);
         Ok(())
+    }
+
+    fn client_id(&self) -> String {
+        format!("bcp-{}-{}", self.setup.site, self.setup.agent)
+    }
+
+    fn connect(&self) -> Result<(AsyncClient, EventLoop), PublishError> {
+        let mqtt = &self.setup.settings.mqtt;
+        let will = session::last_will(&self.topic(Leaf::State), self.state(AgentStatus::Lost).to_json());
+        session::build(mqtt, &self.client_id(), Some(will))
+            .map_err(|source| PublishError::Session { broker: mqtt.broker.clone(), source })
+    }
+
+    /// Takes new settings over. True where they need another session.
+    fn resettle(&mut self, next: Settings) -> bool {
+        let anew = next.mqtt != self.setup.settings.mqtt;
+        self.outbox.resettle(outbox_config(&next.mqtt));
+        self.spool.resettle(next.spool.clone());
+        self.setup.settings = next;
+        self.state_due_ms = 0;
+        anew
+    }
+
+    /// Ends a session in order, so that its will is not published.
+    async fn leave(&mut self, client: &AsyncClient, news: &mut mpsc::Receiver<FromBroker>) {
+        if self.connected && client.disconnect_now().await.is_ok() {
+            // Its task ends when the broker has been told, and closes this channel with it.
+            let rest = async { while news.recv().await.is_some() {} };
+            let _ = tokio::time::timeout(FAREWELL_LIMIT, rest).await;
+        }
+        self.connected = false;
+        tracing::info!(broker = %self.setup.settings.mqtt.broker, "new settings: another session");
     }
 
     /// Judges what was found under our id before we began.
@@ -280,7 +318,7 @@ impl Publisher {
                 Err(PublishError::CounterLost { site, agent, ours, seen: other.i })
             }
             Ok(Ok(Predecessor::Ended(_) | Predecessor::None)) => Ok(()),
-            Ok(Err(source)) => Err(PublishError::Session { broker: self.setup.mqtt.broker.clone(), source }),
+            Ok(Err(source)) => Err(PublishError::Session { broker: self.setup.settings.mqtt.broker.clone(), source }),
             Err(error) => {
                 tracing::error!(%error, "the look for a second agent broke off");
                 Ok(())
@@ -288,274 +326,31 @@ impl Publisher {
         }
     }
 
-    fn take(&mut self, message: Outbound) {
-        match message {
-            Outbound::Batch { device, t_ms, points } => {
-                for record in self.composer.batch(&device, t_ms, &points) {
-                    self.store(&record);
-                }
-            }
-            Outbound::Event { device, t_ms, kind } => {
-                let record = self.composer.event(&device, t_ms, kind);
-                self.store(&record);
-            }
-            Outbound::Meta(meta) => {
-                let device = meta.device.clone();
-                if self.metas.len() >= METAS_MAX && !self.metas.contains_key(&device) {
-                    tracing::error!(%device, limit = METAS_MAX, "device is not described: too many devices");
-                    return;
-                }
-                let meta = DeviceMeta { v: WIRE_VERSION, i: self.figures.incarnation, ..*meta };
-                if self.metas.insert(device.clone(), meta.clone()).as_ref() != Some(&meta) {
-                    self.dirty_metas.insert(device);
-                }
-            }
-        }
-    }
-
-    fn store(&mut self, record: &Record) {
-        let gaps = self.append(record);
-        self.record_gaps(gaps);
-    }
-
-    fn append(&mut self, record: &Record) -> Vec<Gap> {
-        let now_ms = self.now_ms();
-        let gaps = self.spool.append(record, now_ms, wall_ms());
-        self.outbox.accept(record.key, record.class, now_ms);
-        for gap in &gaps {
-            for seq in gap.from..=gap.through {
-                let key = Key { incarnation: gap.incarnation, seq };
-                if !self.spool.contains(key) {
-                    self.outbox.forget(key);
-                }
-            }
-        }
-        gaps
-    }
-
-    fn record_gaps(&mut self, gaps: Vec<Gap>) {
-        let mut todo = VecDeque::from(gaps);
-        let mut written = 0;
-        while let Some(gap) = todo.pop_front() {
-            tracing::warn!(incarnation = gap.incarnation, from = gap.from, through = gap.through, reason = %gap.reason, "payloads are lost");
-            let device = envelope::self_device(&self.setup.agent);
-            let record = self.composer.event(&device, wall_ms(), EventKind::Gap(gap));
-            let more = self.append(&record);
-            written += 1;
-            if written >= GAPS_PER_TURN && !more.is_empty() {
-                tracing::error!(
-                    left = todo.len() + more.len(),
-                    "gaps are not recorded: the spool holds nothing any more"
-                );
-                return;
-            }
-            todo.extend(more);
-        }
-    }
-
-    fn notice(&mut self, text: String) {
-        let device = envelope::self_device(&self.setup.agent);
-        let record = self.composer.event(&device, wall_ms(), EventKind::Notice { text });
-        self.store(&record);
-    }
-
-    fn topic(&self, leaf: Leaf) -> String {
+    pub(super) fn topic(&self, leaf: Leaf) -> String {
         Topic::new(self.setup.site, self.setup.agent.clone(), leaf).to_string()
     }
 
-    fn state(&self, status: AgentStatus) -> AgentState {
+    pub(super) fn state(&self, status: AgentStatus) -> AgentState {
         AgentState {
             v: WIRE_VERSION,
             i: self.figures.incarnation,
             status,
             t: wall_ms(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
-            config_hash: self.setup.config_hash.clone(),
+            config_hash: self.setup.settings.config_hash.clone(),
             clock: *self.clock.borrow(),
-            next_within_ms: self.setup.mqtt.state_interval.as_millis(),
+            next_within_ms: self.setup.settings.mqtt.state_interval.as_millis(),
             session: self.session.clone(),
-        }
-    }
-
-    fn hear(
-        &mut self,
-        client: &AsyncClient,
-        commands: &mpsc::Sender<CommandRequest>,
-        news: FromBroker,
-    ) -> Result<(), PublishError> {
-        match news {
-            FromBroker::Connected { max_packet_bytes } => self.welcome(client, max_packet_bytes),
-            FromBroker::Lost { reason } => {
-                if self.connected || self.figures.last_error.as_ref() != Some(&reason) {
-                    tracing::warn!(broker = %self.setup.mqtt.broker, %reason, "no session with the broker; payloads stay in the spool");
-                }
-                self.connected = false;
-                self.figures.last_error = Some(reason);
-            }
-            FromBroker::Message { topic, retained, payload } => {
-                let Ok(topic) = topic.parse::<Topic>() else { return Ok(()) };
-                if topic.site != self.setup.site || topic.agent != self.setup.agent {
-                    return Ok(());
-                }
-                match topic.leaf {
-                    Leaf::Ack { collector } if collector == self.setup.site => self.commit(&payload),
-                    Leaf::State => {
-                        self.greeting_until_ms = 0;
-                        return self.compare(&payload);
-                    }
-                    Leaf::Command if !retained => self.obey(client, commands, &payload),
-                    Leaf::Ack { .. }
-                    | Leaf::Command
-                    | Leaf::Meta { .. }
-                    | Leaf::Batch { .. }
-                    | Leaf::CommandReply { .. } => {}
-                }
-            }
-        }
-        Ok(())
-    }
-
-    fn welcome(&mut self, client: &AsyncClient, max_packet_bytes: Option<u32>) {
-        tracing::info!(broker = %self.setup.mqtt.broker, incarnation = self.figures.incarnation, "session with the broker");
-        self.connected = true;
-        self.figures.sessions += 1;
-        self.figures.last_error = None;
-        let packet = max_packet_bytes.and_then(|bytes| usize::try_from(bytes).ok()).unwrap_or(usize::MAX);
-        self.max_payload_bytes = packet.saturating_sub(PACKET_OVERHEAD);
-        let filters = Topic::agent_filters(self.setup.site, &self.setup.agent);
-        for filter in filters.into_iter().chain([self.topic(Leaf::State)]) {
-            if let Err(error) = client.try_subscribe(filter, QoS::AtLeastOnce) {
-                tracing::warn!(%error, "subscription did not fit the queue; the next session repeats it");
-            }
-        }
-        self.outbox.reconnected(self.now_ms());
-        self.dirty_metas = self.metas.keys().cloned().collect();
-        self.state_due_ms = 0;
-        self.greeting_until_ms = if self.figures.sessions > 1 { self.now_ms() + GREETING_MS } else { 0 };
-    }
-
-    fn commit(&mut self, payload: &[u8]) {
-        let mark = match Watermark::from_json(payload) {
-            Ok(mark) if mark.collector == self.setup.site => mark,
-            Ok(mark) => {
-                tracing::warn!(collector = %mark.collector, "watermark of another collector on our collector's topic");
-                return;
-            }
-            Err(error) => {
-                tracing::warn!(%error, "unreadable watermark");
-                return;
-            }
-        };
-        let freed = self.spool.commit(&mark);
-        self.figures.committed += freed.len() as u64;
-        for key in freed {
-            self.outbox.forget(key);
-        }
-        self.outbox.passed_over(&mark, self.now_ms());
-    }
-
-    /// Another session under our id with our number or a higher one: somebody else is this agent.
-    fn compare(&mut self, payload: &[u8]) -> Result<(), PublishError> {
-        let Ok(other) = AgentState::from_json(payload) else { return Ok(()) };
-        if other.session == self.session || other.i < self.figures.incarnation {
-            return Ok(());
-        }
-        Err(PublishError::SecondAgent {
-            site: self.setup.site,
-            agent: self.setup.agent.clone(),
-            session: other.session,
-            incarnation: other.i,
-        })
-    }
-
-    fn obey(&mut self, client: &AsyncClient, commands: &mpsc::Sender<CommandRequest>, payload: &[u8]) {
-        let command = match Command::from_json(payload) {
-            Ok(command) => command,
-            Err(error) => {
-                tracing::warn!(%error, "unreadable command");
-                return;
-            }
-        };
-        if let Some(known) = self.replies.iter().find(|reply| reply.id == command.id).cloned() {
-            self.reply(client, known);
-            return;
-        }
-        let wanted = match &command.verb {
-            CommandVerb::Rebirth => AllowedVerb::Rebirth,
-            CommandVerb::PollNow { .. } => AllowedVerb::PollNow,
-            CommandVerb::Reload => AllowedVerb::Reload,
-            CommandVerb::LogLevel { .. } => AllowedVerb::LogLevel,
-        };
-        let answer =
-            |ok: bool, error: Option<String>| CommandReply { v: WIRE_VERSION, id: command.id.clone(), ok, error };
-        if !self.setup.mqtt.allow.contains(&wanted) {
-            tracing::warn!(id = %command.id, verb = ?command.verb, "command is not allowed here");
-            let refusal = answer(false, Some("not allowed by this agent's configuration".to_owned()));
-            self.reply(client, refusal);
-            return;
-        }
-        tracing::info!(id = %command.id, verb = ?command.verb, "command");
-        if command.verb == CommandVerb::Rebirth {
-            self.dirty_metas = self.metas.keys().cloned().collect();
-            self.state_due_ms = 0;
-            self.reply(client, answer(true, None));
-            return;
-        }
-        let (sender, receiver) = oneshot::channel();
-        match commands.try_send(CommandRequest { verb: command.verb.clone(), answer: sender }) {
-            Err(_) => self.reply(client, answer(false, Some("busy".to_owned()))),
-            Ok(()) => {
-                let id = command.id;
-                self.working.push(Box::pin(async move {
-                    let result = match tokio::time::timeout(COMMAND_LIMIT, receiver).await {
-                        Ok(Ok(result)) => result,
-                        Ok(Err(_)) => Err("not carried out".to_owned()),
-                        Err(_) => Err("no answer in time".to_owned()),
-                    };
-                    CommandReply { v: WIRE_VERSION, id, ok: result.is_ok(), error: result.err() }
-                }));
-            }
-        }
-    }
-
-    fn reply(&mut self, client: &AsyncClient, reply: CommandReply) {
-        let topic = self.topic(Leaf::CommandReply { id: reply.id.clone() });
-        if let Err(error) = client.try_publish(topic, reply.to_json(), PublishOptions::at_least_once()) {
-            tracing::warn!(%error, id = %reply.id, "reply did not fit the queue");
-        }
-        if !self.replies.iter().any(|known| known.id == reply.id) {
-            self.replies.push_back(reply);
-            if self.replies.len() > REPLIES_MAX {
-                self.replies.pop_front();
-            }
-        }
-    }
-
-    fn settle(&mut self, sent: &Sent, result: Result<(), String>) {
-        match (sent, result) {
-            (Sent::Payload(key), Ok(())) => {
-                let now_ms = self.now_ms();
-                self.outbox.delivered(*key, now_ms);
-            }
-            (Sent::Payload(key), Err(reason)) => {
-                tracing::debug!(?key, %reason, "payload goes back to the backlog");
-                self.outbox.failed(*key);
-            }
-            (Sent::Meta(device), result) => {
-                self.metas_in_flight = self.metas_in_flight.saturating_sub(1);
-                if let Err(reason) = result {
-                    tracing::debug!(%device, %reason, "description goes again");
-                    self.dirty_metas.insert(device.clone());
-                }
-            }
-            (Sent::State, Ok(())) => {}
-            (Sent::State, Err(reason)) => tracing::debug!(%reason, "a state was not delivered"),
         }
     }
 
     async fn tick(&mut self) {
         let now_ms = self.now_ms();
         self.outbox.advance(now_ms);
+        if self.clock.has_changed().unwrap_or(false) {
+            self.clock.mark_unchanged();
+            self.state_due_ms = 0;
+        }
         self.sync_spool(now_ms).await;
         let figures = PublishFigures {
             connected: self.connected,
@@ -584,7 +379,7 @@ impl Publisher {
             }
         }
         if self.sync.is_none() && now_ms >= self.sync_due_ms {
-            self.sync_due_ms = now_ms + self.setup.spool.fsync.as_millis().saturating_sub(50);
+            self.sync_due_ms = now_ms + self.setup.settings.spool.fsync.as_millis().saturating_sub(50);
             let files = self.spool.take_unsynced();
             if !files.is_empty() {
                 self.sync = Some(tokio::task::spawn_blocking(move || sync_all(&files)));
@@ -603,72 +398,6 @@ impl Publisher {
                 self.notice("the spool is on disk again".to_owned());
             }
             Durability::Memory { .. } | Durability::Disk => {}
-        }
-    }
-
-    /// Hands over what fits the window: state, descriptions, then payloads.
-    fn hand_over(&mut self, client: &AsyncClient) {
-        let now_ms = self.now_ms();
-        self.spool.flush(now_ms);
-        if !self.connected || now_ms < self.greeting_until_ms {
-            return;
-        }
-        if now_ms >= self.state_due_ms {
-            // Half a second early: the promise of `next_within_ms` includes the way.
-            let next = self.setup.mqtt.state_interval.as_millis().saturating_sub(500);
-            self.state_due_ms = now_ms + next;
-            let payload = self.state(self.status).to_json();
-            self.publish(client, Sent::State, self.topic(Leaf::State), payload, true);
-        }
-        let window = usize::from(self.setup.mqtt.in_flight);
-        while self.metas_in_flight + self.outbox.in_flight() < window
-            && let Some(device) = self.dirty_metas.pop_first()
-        {
-            let Some(payload) = self.metas.get(&device).map(DeviceMeta::to_json) else { continue };
-            if payload.len() > self.max_payload_bytes.min(MAX_PAYLOAD_BYTES) {
-                tracing::error!(%device, bytes = payload.len(), "description is larger than the broker takes");
-                continue;
-            }
-            self.metas_in_flight += 1;
-            let topic = self.topic(Leaf::Meta { device: device.clone() });
-            self.publish(client, Sent::Meta(device), topic, payload, true);
-        }
-        while self.metas_in_flight + self.outbox.in_flight() < window
-            && let Some((key, _, lane)) = self.outbox.next()
-        {
-            self.hand_over_payload(client, key, lane);
-        }
-    }
-
-    fn hand_over_payload(&mut self, client: &AsyncClient, key: Key, lane: Lane) {
-        let record = match self.spool.read(key) {
-            Ok(record) => record,
-            Err(gap) => {
-                self.outbox.forget(key);
-                self.record_gaps(gap.into_iter().collect());
-                return;
-            }
-        };
-        if record.payload.len() > self.max_payload_bytes {
-            tracing::error!(device = %record.device, bytes = record.payload.len(), limit = self.max_payload_bytes, "payload is larger than the broker takes");
-            let gap = self.spool.give_up(key, "larger than the broker takes");
-            self.outbox.forget(key);
-            self.record_gaps(gap.into_iter().collect());
-            return;
-        }
-        let topic = self.topic(Leaf::Batch { lane, device: record.device });
-        self.figures.handed_over += 1;
-        self.publish(client, Sent::Payload(key), topic, record.payload, false);
-    }
-
-    fn publish(&mut self, client: &AsyncClient, sent: Sent, topic: String, payload: Vec<u8>, retain: bool) {
-        let options = PublishOptions::at_least_once().retain(retain);
-        match client.try_publish_tracked(topic, payload, options) {
-            Ok(notice) => self.notices.push(Box::pin(async move {
-                let result = notice.wait_completion_async().await;
-                (sent, result.map_err(|error| error.to_string()))
-            })),
-            Err(error) => self.settle(&sent, Err(error.to_string())),
         }
     }
 
@@ -721,10 +450,14 @@ impl Publisher {
     }
 }
 
-fn sync_all(files: &[Arc<File>]) -> std::io::Result<()> {
-    files.iter().try_for_each(|file| file.sync_data())
+fn outbox_config(mqtt: &MqttConfig) -> OutboxConfig {
+    OutboxConfig {
+        window: usize::from(mqtt.in_flight),
+        backlog_per_s: mqtt.backlog_per_s,
+        resend_after_ms: mqtt.resend_after.as_millis(),
+    }
 }
 
-fn wall_ms() -> i64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| i64::try_from(since.as_millis()).unwrap_or(i64::MAX))
+fn sync_all(files: &[Arc<File>]) -> std::io::Result<()> {
+    files.iter().try_for_each(|file| file.sync_data())
 }

@@ -232,6 +232,22 @@ impl Bus {
         Bus { line: Line { address, context: None, proven: false }, units }
     }
 
+    #[must_use]
+    pub fn address(&self) -> &str {
+        &self.line.address
+    }
+
+    /// Takes over the devices of `next`. Those that are configured as before keep their plan and what was learnt, and the
+    /// connection stays.
+    pub fn adopt(&mut self, next: Bus) {
+        let mut before = std::mem::take(&mut self.units);
+        let kept = |unit: Unit| match before.iter().position(|old| old.state.config == unit.state.config) {
+            Some(at) => before.swap_remove(at),
+            None => unit,
+        };
+        self.units = next.units.into_iter().map(kept).collect();
+    }
+
     pub fn devices(&self) -> impl Iterator<Item = &DeviceState> {
         self.units.iter().map(|unit| &unit.state)
     }

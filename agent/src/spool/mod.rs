@@ -93,6 +93,7 @@ struct Entry {
     class: Class,
     samples: u32,
     bytes: u32,
+    t_ms: i64,
 }
 
 #[derive(Debug)]
@@ -133,6 +134,8 @@ pub struct SpoolFigures {
     /// Payloads lost to the size bound, the age bound, or a fault of the disk.
     pub dropped: u64,
     pub in_memory_only: bool,
+    /// Sample time of the oldest payload that is owed.
+    pub oldest_t_ms: Option<i64>,
 }
 
 /// What was found at opening.
@@ -165,6 +168,11 @@ pub struct Spool {
 }
 
 impl Spool {
+    /// Other bounds; they are kept to from the next payload on.
+    pub fn resettle(&mut self, config: SpoolConfig) {
+        self.config = config;
+    }
+
     /// The highest incarnation stored, so that a lost counter is not used twice.
     #[must_use]
     pub fn highest_incarnation(&self) -> u64 {
@@ -179,6 +187,7 @@ impl Spool {
             memory_bytes: self.memory_bytes,
             dropped: self.dropped,
             in_memory_only: self.durability != Durability::Disk,
+            oldest_t_ms: self.index.first_key_value().map(|(_, entry)| entry.t_ms),
         }
     }
 

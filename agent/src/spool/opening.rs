@@ -97,8 +97,10 @@ impl Spool {
         });
         for found in &records {
             let place = Place::Disk { segment: id, offset: found.offset };
-            self.index
-                .insert(found.key, Entry { place, class: name.class, samples: found.samples, bytes: found.bytes });
+            self.index.insert(
+                found.key,
+                Entry { place, class: name.class, samples: found.samples, bytes: found.bytes, t_ms: found.t_ms },
+            );
         }
     }
 

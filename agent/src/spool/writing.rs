@@ -61,7 +61,13 @@ impl Spool {
             let bytes = u32::try_from(encoded.len()).unwrap_or(u32::MAX);
             self.memory_bytes += u64::from(bytes);
             self.memory[record.class.index()].push_back(record.key);
-            Entry { place: Place::Ram(encoded.into()), class: record.class, samples: record.samples, bytes }
+            Entry {
+                place: Place::Ram(encoded.into()),
+                class: record.class,
+                samples: record.samples,
+                bytes,
+                t_ms: record.t_ms,
+            }
         });
         self.index.insert(record.key, entry);
         self.enforce_bounds(wall_ms)
@@ -126,6 +132,7 @@ impl Spool {
             class: record.class,
             samples: record.samples,
             bytes: u32::try_from(bytes).map_err(io::Error::other)?,
+            t_ms: record.t_ms,
         })
     }
 

@@ -95,6 +95,8 @@ pub struct Listener {
     desk: Desk,
     figures: Arc<TrapFigures>,
     told: BTreeMap<Verdict, Instant>,
+    /// The devices of a configuration that was loaded since.
+    devices: Option<watch::Receiver<Vec<Arc<DeviceConfig>>>>,
 }
 
 impl Listener {
@@ -108,7 +110,13 @@ impl Listener {
         let socket = UdpSocket::bind(config.listen).await?;
         let figures = Arc::new(TrapFigures::default());
         figures.0.lock().unwrap_or_else(PoisonError::into_inner).listen = socket.local_addr()?.to_string();
-        Ok(Listener { socket, desk: Desk::new(config, devices, authority), figures, told: BTreeMap::new() })
+        Ok(Listener {
+            socket,
+            desk: Desk::new(config, devices, authority),
+            figures,
+            told: BTreeMap::new(),
+            devices: None,
+        })
     }
 
     #[must_use]
@@ -122,6 +130,23 @@ impl Listener {
         self.socket.local_addr()
     }
 
+    /// Keeps to the devices of this channel from now on.
+    #[must_use]
+    pub fn following(mut self, devices: watch::Receiver<Vec<Arc<DeviceConfig>>>) -> Listener {
+        self.devices = Some(devices);
+        self
+    }
+
+    /// Other devices, once there are some; else it waits for ever.
+    async fn other_devices(devices: &mut Option<watch::Receiver<Vec<Arc<DeviceConfig>>>>) -> Vec<Arc<DeviceConfig>> {
+        if let Some(news) = devices
+            && news.changed().await.is_ok()
+        {
+            return news.borrow_and_update().clone();
+        }
+        std::future::pending().await
+    }
+
     /// Listens until shutdown.
     pub async fn run(mut self, outlets: Outlets, mut shutdown: watch::Receiver<bool>) {
         let mut buffer = vec![0; MAX_BYTES];
@@ -130,6 +155,10 @@ impl Listener {
             let received = tokio::select! {
                 biased;
                 _ = shutdown.wait_for(|stop| *stop) => return,
+                devices = Listener::other_devices(&mut self.devices) => {
+                    self.desk.set_devices(&devices);
+                    None
+                }
                 _ = look_up.tick() => None,
                 received = self.socket.recv_from(&mut buffer) => Some(received),
             };
