@@ -170,4 +170,15 @@ mod tests {
         assert!(back_off(40, 1.0).as_millis() <= u128::from(RECONNECT_MAX_MS));
         assert!(back_off(40, 0.0) < back_off(40, 1.0));
     }
+
+    #[test]
+    fn five_hundred_agents_do_not_stampede() {
+        // A broker that was away for long comes back: everybody is somewhere in the longest wait.
+        let waits: Vec<f64> = (0..500).map(|n| back_off(20, f64::from(n) * 0.618_034 % 1.0).as_secs_f64()).collect();
+        for second in 0..16 {
+            let at_once =
+                waits.iter().filter(|wait| (f64::from(second)..f64::from(second + 1)).contains(*wait)).count();
+            assert!(at_once <= 80, "{at_once} in second {second}");
+        }
+    }
 }
