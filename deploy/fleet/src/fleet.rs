@@ -390,6 +390,10 @@ impl Fleet {
                     let count = freeze(unit, is_pause);
                     Ok(format!("{name}: {count} processes {}", if is_pause { "stand still" } else { "go on" }))
                 }
+                // A paused gate that holds its lock is killed by its warden; what comes up anew does not stand still.
+                (Action::Kill | Action::Resume, None) if unit.process().state == Health::Restarting => {
+                    Ok(format!("{name} has ended and is being restarted"))
+                }
                 (_, None) => Err(Refusal::new(format!("{name} is not running"), format!("`fleet start {site}`"))),
             };
         }
