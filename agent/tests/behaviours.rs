@@ -140,7 +140,7 @@ fn free_tcp_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
-fn broker(name: &str, port: u16) -> Option<Peer> {
+async fn broker(name: &str, port: u16) -> Option<Peer> {
     if !installed("mosquitto", "mosquitto") {
         return None;
     }
@@ -154,7 +154,9 @@ fn broker(name: &str, port: u16) -> Option<Peer> {
         .stderr(Stdio::null())
         .spawn()
         .unwrap();
-    Some(Peer { child, dir })
+    let peer = Peer { child, dir };
+    wait_for("the broker", async || TcpStream::connect(("127.0.0.1", port)).is_ok()).await;
+    Some(peer)
 }
 
 fn meter(id: &str, port: u16, interval: &str) -> String {
@@ -360,7 +362,7 @@ async fn a_reload_refuses_what_only_a_start_can_set() {
 async fn commands_are_denied_by_default_and_answered() {
     use rumqttc::{AsyncClient, Event, MqttOptions, Packet, PublishOptions, QoS};
     let broker_port = free_tcp_port();
-    let Some(_broker) = broker("commands", broker_port) else { return };
+    let Some(_broker) = broker("commands", broker_port).await else { return };
     let (port, _) = modbus_device();
     let rest = format!(
         "[mqtt]\nbroker = \"127.0.0.1:{broker_port}\"\n[commands]\nallow = [\"reload\", \"poll-now\"]\n{}",
