@@ -22,9 +22,9 @@ use bcp_fleet::devices::{ber, snmp};
 use bcp_tests::{fleet, wait_for};
 use bcp_wire::envelope::is_deflated;
 use bcp_wire::topic::Leaf;
-use bcp_wire::{Batch, Event, Lane, Site, Topic, WIRE_VERSION, Watermark, WatermarkMark};
+use bcp_wire::{Batch, Event, Lane, MAX_PAYLOAD_BYTES, Site, Topic, WIRE_VERSION, Watermark, WatermarkMark};
 use flate2::read::ZlibDecoder;
-use rumqttc::{AsyncClient, MqttOptions, Packet, PublishOptions, QoS};
+use rumqttc::{AsyncClient, IncomingPacketSizeLimit, MqttOptions, Packet, PublishOptions, QoS};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, UdpSocket};
 
@@ -266,6 +266,8 @@ fn profile(load: &Load) -> String {
 async fn collect(received: Arc<AtomicU64>) -> Result<()> {
     let mut options = MqttOptions::new("bench-collector", ("127.0.0.1", MQTT_PORT));
     options.set_keep_alive(30);
+    // The client's own bound is 10 KiB; what an agent of 500 devices says of itself is more, and comes again in every session.
+    options.set_incoming_packet_size_limit(IncomingPacketSizeLimit::Bytes(MAX_PAYLOAD_BYTES as u32 + 1_024));
     let mut network = options.network_options();
     network.set_tcp_nodelay(true);
     options.set_network_options(network);
@@ -299,7 +301,10 @@ async fn collect(received: Arc<AtomicU64>) -> Result<()> {
                     *seen = number.1.max(*seen);
                 }
                 Ok(_) => {}
-                Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
+                Err(error) => {
+                    eprintln!("the bench's collector: {error}");
+                    tokio::time::sleep(Duration::from_millis(50)).await;
+                }
             },
             _ = tick.tick() => {
                 let marks = through.iter().map(|(i, through)| WatermarkMark { i: *i, through: *through, holes: Vec::new() });
