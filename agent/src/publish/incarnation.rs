@@ -12,19 +12,26 @@ pub struct Incarnation {
     pub trouble: Option<String>,
 }
 
+/// More starts than this were never counted: such a number is damage.
+const STARTS_MAX: u64 = u32::MAX as u64;
+
 /// Takes the next number: above the stored one and above `at_least`.
 ///
 /// Where the disk refuses, seconds since 1970 serve: above every honest counter, and growing from start to start.
 #[must_use]
 pub fn take(path: &Path, at_least: u64) -> Incarnation {
     let stored = match fs::read_to_string(path) {
-        Ok(text) => text.trim().parse::<u64>().map_err(|error| format!("start counter is damaged: {error}")),
+        Ok(text) => match text.trim().parse::<u64>() {
+            Ok(count) if count <= STARTS_MAX => Ok(count),
+            Ok(count) => Err(format!("start counter is damaged: it says {count}")),
+            Err(error) => Err(format!("start counter is damaged: {error}")),
+        },
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(0),
         Err(error) => Err(format!("start counter cannot be read: {error}")),
     };
     let number = match &stored {
-        Ok(stored) => stored.max(&at_least) + 1,
-        Err(_) => now_s().max(at_least + 1),
+        Ok(stored) => stored.max(&at_least).saturating_add(1),
+        Err(_) => now_s().max(at_least.saturating_add(1)),
     };
     let kept = keep(path, number).map_err(|error| format!("start counter cannot be written: {error}"));
     match (stored, kept) {
@@ -62,10 +69,12 @@ mod tests {
         assert_eq!(take(&path, 0).number, 1);
         assert_eq!(take(&path, 0).number, 2);
         assert_eq!(take(&path, 7).number, 8, "above what the spool holds");
-        std::fs::write(&path, "x").unwrap();
-        let damaged = take(&path, 0);
-        assert!(damaged.number > 1_000_000_000 && damaged.trouble.is_some());
-        assert_eq!(take(&path, 0).number, damaged.number + 1);
+        for damage in ["x", "18446744073709551615"] {
+            std::fs::write(&path, damage).unwrap();
+            let damaged = take(&path, 0);
+            assert!(damaged.number > 1_000_000_000 && damaged.trouble.is_some(), "{damage}: {damaged:?}");
+            assert_eq!(take(&path, 0).number, damaged.number + 1);
+        }
         std::fs::remove_dir_all(dir).unwrap();
         assert!(take(std::path::Path::new("/proc/no/such"), 0).trouble.is_some());
     }

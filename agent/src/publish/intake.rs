@@ -1,7 +1,5 @@
 //! What sources hand over: it gets a number, is stored, and queues for its turn.
 
-use std::collections::VecDeque;
-
 use bcp_wire::{DeviceMeta, EventKind, Gap, WIRE_VERSION, envelope};
 
 use super::run::Publisher;
@@ -11,8 +9,8 @@ use crate::spool::{Key, Record};
 
 /// Devices described by one agent; more is a fault of the configuration.
 const METAS_MAX: usize = 8_192;
-/// Gap events one turn may write; writing a gap can itself drop a segment.
-const GAPS_PER_TURN: usize = 64;
+/// Writing gaps can itself drop a segment, and so make new gaps: so often, and no more.
+const GAP_ROUNDS_MAX: usize = 8;
 
 impl Publisher {
     pub(super) fn take(&mut self, message: Outbound) {
@@ -67,23 +65,21 @@ impl Publisher {
     }
 
     pub(super) fn record_gaps(&mut self, gaps: Vec<Gap>) {
-        let mut todo = VecDeque::from(gaps);
-        let mut written = 0;
-        while let Some(gap) = todo.pop_front() {
-            tracing::warn!(incarnation = gap.incarnation, from = gap.from, through = gap.through, reason = %gap.reason, "payloads are lost");
-            let device = envelope::self_device(&self.setup.agent);
-            let record = self.composer.event(&device, wall_ms(), EventKind::Gap(gap));
-            let more = self.append(&record);
-            written += 1;
-            if written >= GAPS_PER_TURN && !more.is_empty() {
-                tracing::error!(
-                    left = todo.len() + more.len(),
-                    "gaps are not recorded: the spool holds nothing any more"
-                );
+        let mut todo = gaps;
+        for _ in 0..GAP_ROUNDS_MAX {
+            let mut more = Vec::new();
+            for gap in todo {
+                tracing::warn!(incarnation = gap.incarnation, from = gap.from, through = gap.through, reason = %gap.reason, "payloads are lost");
+                let device = envelope::self_device(&self.setup.agent);
+                let record = self.composer.event(&device, wall_ms(), EventKind::Gap(gap));
+                more.extend(self.append(&record));
+            }
+            if more.is_empty() {
                 return;
             }
-            todo.extend(more);
+            todo = more;
         }
+        tracing::error!(left = todo.len(), "gaps are not recorded: the spool holds nothing any more");
     }
 
     pub(super) fn notice(&mut self, text: String) {

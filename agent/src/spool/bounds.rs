@@ -8,7 +8,8 @@ use bcp_wire::{Gap, Watermark};
 use super::segment::Key;
 use super::{Place, RAM_MAX_BYTES, Spool};
 
-/// Most ranges one dropped segment is described by; beyond it neighbours are merged, which over-reports a loss.
+/// Beyond so many ranges, neighbours are merged where nothing between them is owed: what is between was delivered, and the
+/// collector knows that. A payload that is still owed is never told as lost: the collector would refuse it when it comes.
 const GAP_RANGES_MAX: usize = 64;
 
 impl Spool {
@@ -20,7 +21,7 @@ impl Spool {
             if let Some(entry) = self.index.remove(&key) {
                 self.memory_bytes -= u64::from(entry.bytes);
                 self.dropped += 1;
-                extend_gaps(&mut gaps, key, u64::from(entry.samples), "spool in memory full");
+                self.extend_gaps(&mut gaps, key, u64::from(entry.samples), "spool in memory full");
             }
         }
         while self.disk_bytes() > self.config.max_bytes {
@@ -57,11 +58,34 @@ impl Spool {
         for key in owed {
             if let Some(entry) = self.index.remove(&key) {
                 self.dropped += 1;
-                extend_gaps(&mut gaps, key, u64::from(entry.samples), reason);
+                self.extend_gaps(&mut gaps, key, u64::from(entry.samples), reason);
             }
         }
         delete(&segment.path);
         gaps
+    }
+
+    /// Adds one lost payload to a list of ranges, joining neighbours.
+    fn extend_gaps(&self, gaps: &mut Vec<Gap>, key: Key, samples: u64, reason: &str) {
+        let crowded = gaps.len() >= GAP_RANGES_MAX;
+        if let Some(last) = gaps.last_mut()
+            && last.incarnation == key.incarnation
+            && last.through < key.seq
+        {
+            let after_last = Key { seq: last.through + 1, ..key };
+            if after_last == key || crowded && self.index.range(after_last..key).next().is_none() {
+                last.through = key.seq;
+                last.samples = last.samples.map(|known| known + samples);
+                return;
+            }
+        }
+        gaps.push(Gap {
+            incarnation: key.incarnation,
+            from: key.seq,
+            through: key.seq,
+            samples: Some(samples),
+            reason: reason.to_owned(),
+        });
     }
 
     /// Drops one payload that can never be delivered; `None` where it is not owed.
@@ -123,24 +147,4 @@ pub(super) fn delete(path: &Path) {
     if let Err(error) = fs::remove_file(path) {
         tracing::warn!(%error, path = %path.display(), "a delivered segment cannot be deleted");
     }
-}
-
-/// Adds one lost payload to a list of ranges, joining neighbours.
-fn extend_gaps(gaps: &mut Vec<Gap>, key: Key, samples: u64, reason: &str) {
-    let crowded = gaps.len() >= GAP_RANGES_MAX;
-    if let Some(last) = gaps.last_mut()
-        && last.incarnation == key.incarnation
-        && (last.through + 1 == key.seq || crowded && last.through < key.seq)
-    {
-        last.through = key.seq;
-        last.samples = last.samples.map(|known| known + samples);
-        return;
-    }
-    gaps.push(Gap {
-        incarnation: key.incarnation,
-        from: key.seq,
-        through: key.seq,
-        samples: Some(samples),
-        reason: reason.to_owned(),
-    });
 }

@@ -67,8 +67,9 @@ impl SpoolConfig {
         if !(64 << 10..=16 << 20).contains(&self.segment_bytes) {
             faults.push(("segment_bytes", "must be between 64 KiB and 16 MiB".to_owned()));
         }
-        if self.max_bytes < 4 * self.segment_bytes {
-            faults.push(("max_bytes", format!("must hold at least four segments ({} bytes)", 4 * self.segment_bytes)));
+        let four_segments = self.segment_bytes.saturating_mul(4);
+        if self.max_bytes < four_segments {
+            faults.push(("max_bytes", format!("must hold at least four segments ({four_segments} bytes)")));
         }
         if self.fsync.as_millis() == 0 || self.fsync.as_millis() > 10_000 {
             faults.push(("fsync", "must be between 1ms and 10s".to_owned()));
@@ -126,7 +127,7 @@ pub enum Durability {
 }
 
 /// Figures of the outbox.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
 pub struct SpoolFigures {
     pub payloads: u64,
     pub disk_bytes: u64,

@@ -51,7 +51,9 @@ impl Spool {
         }
         spool.bound_set_aside();
         let gaps = spool.missing_of(&suspects);
-        spool.dropped += gaps.iter().map(|gap| gap.through - gap.from + 1).sum::<u64>();
+        // Numbers of a damaged file may be anything.
+        let lost = |gap: &Gap| gap.through.saturating_sub(gap.from).saturating_add(1);
+        spool.dropped = gaps.iter().map(lost).fold(spool.dropped, u64::saturating_add);
         Opened { spool, gaps, notes }
     }
 
@@ -129,7 +131,7 @@ impl Spool {
             };
             for (present, _) in self.index.range(*from..=last) {
                 push(start, present.seq.saturating_sub(1));
-                start = present.seq + 1;
+                start = present.seq.saturating_add(1);
             }
             push(start, through);
         }

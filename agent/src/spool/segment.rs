@@ -193,7 +193,8 @@ pub fn end_before(first: Key, next: Option<Key>) -> Option<u64> {
 pub fn scan(path: &Path, first: Key, next: Option<Key>) -> io::Result<Scan> {
     let bytes = fs::read(path)?;
     let mut scan = Scan { records: Vec::new(), faults: Vec::new(), bytes: bytes.len() as u64 };
-    let after_last = |scan: &Scan| scan.records.last().map_or(first, |last| Key { seq: last.key.seq + 1, ..last.key });
+    let after_last =
+        |scan: &Scan| scan.records.last().map_or(first, |last| Key { seq: last.key.seq.saturating_add(1), ..last.key });
     let mut at = HEADER.len();
     if !bytes.starts_with(HEADER) {
         at = 0;

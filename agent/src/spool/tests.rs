@@ -198,9 +198,61 @@ fn a_refusing_disk_costs_only_durability() {
     assert!(spool.figures().in_memory_only, "the disk is left alone for a while");
     spool.append(&record(1, 8, Class::Data), 20_000, T0);
     assert_eq!(spool.durability(), &Durability::Disk);
+    spool.flush(20_000);
+    assert_eq!(spool.figures().memory_bytes, 0, "what was in memory is on the disk");
+    drop(spool);
+    let Opened { mut spool, gaps, notes } = open(&dir);
+    assert!(gaps.is_empty() && notes.is_empty(), "{gaps:?} {notes:?}");
+    assert_eq!(seqs(&spool), (1..=8).collect::<Vec<_>>());
     spool.commit(&mark(1, 8, vec![]));
     assert!(spool.is_empty() && spool.figures().memory_bytes == 0);
     assert_eq!(spool.figures().dropped, 0);
+}
+
+/// A disk that refuses again and again costs no order: dropping a segment forgets all that was in it.
+#[test]
+fn a_disk_that_comes_and_goes_keeps_numbers_in_order() {
+    let dir = Dir::new("flaky");
+    let mut spool = open(&dir).spool;
+    let mut now_ms = 0;
+    let mut lost = 0;
+    for seq in 1..=400 {
+        now_ms += 3_000;
+        spool.refuse_writes = seq % 7 < 4;
+        let class = if seq % 9 == 0 { Class::Event } else { Class::Data };
+        lost +=
+            spool.append(&record(1, seq, class), now_ms, T0).iter().map(|gap| gap.through - gap.from + 1).sum::<u64>();
+        if seq % 2 == 0 {
+            spool.flush(now_ms);
+        }
+    }
+    let left = spool.keys().map(|(key, _)| key).collect::<Vec<_>>();
+    assert_eq!((left.len() as u64 + lost, spool.figures().dropped), (400, lost));
+    for key in &left {
+        assert_eq!(spool.read(*key).unwrap().key, *key);
+    }
+    spool.commit(&mark(1, 400, vec![]));
+    let figures = spool.figures();
+    assert!(spool.is_empty() && figures.memory_bytes == 0, "{figures:?}");
+}
+
+/// Events between dropped data are still owed: no gap may cover them, or the collector would refuse them.
+#[test]
+fn a_gap_never_covers_what_is_still_owed() {
+    let dir = Dir::new("between");
+    let config = SpoolConfig { max_bytes: 128 << 10, segment_bytes: 32 << 10, ..SpoolConfig::default() };
+    let mut spool = Spool::open(&dir.0, config, 0).spool;
+    let mut gaps = Vec::new();
+    for seq in 1..=1_500 {
+        let class = if seq % 2 == 0 { Class::Event } else { Class::Data };
+        gaps.extend(spool.append(&record(1, seq, class), 0, T0));
+    }
+    assert!(gaps.len() > 64, "{} ranges", gaps.len());
+    for gap in &gaps {
+        let owed = (gap.from..=gap.through).find(|seq| spool.contains(Key { incarnation: 1, seq: *seq }));
+        assert_eq!(owed, None, "told as lost in {gap:?}");
+    }
+    assert_eq!(gaps.iter().map(|gap| gap.through - gap.from + 1).sum::<u64>(), spool.figures().dropped);
 }
 
 #[test]

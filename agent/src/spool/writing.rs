@@ -42,15 +42,9 @@ impl Spool {
             && now_ms >= *retry_at_ms
         {
             self.durability = Durability::Disk;
+            self.bring_to_disk(now_ms);
         }
-        let stream = &self.streams[record.class.index()];
-        if stream
-            .active
-            .as_ref()
-            .is_some_and(|active| active.tail.len() >= TAIL_MAX_BYTES && !active.pending.is_empty())
-        {
-            self.flush(now_ms);
-        }
+        self.flush_long_tail(record.class.index(), now_ms);
         let gathered = match self.durability {
             Durability::Disk => self.gather(record).map_err(|error| self.fall_back(&error, now_ms)).ok(),
             Durability::Memory { .. } => None,
@@ -71,6 +65,41 @@ impl Spool {
         });
         self.index.insert(record.key, entry);
         self.enforce_bounds(wall_ms)
+    }
+
+    /// The disk is tried again: what is in memory goes first, so that numbers only grow within a segment.
+    fn bring_to_disk(&mut self, now_ms: u64) {
+        for class in 0..self.memory.len() {
+            while let Some(key) = self.memory[class].front().copied()
+                && self.durability == Durability::Disk
+            {
+                let record = match self.index.get(&key).map(|entry| &entry.place) {
+                    Some(Place::Ram(encoded)) => segment::decode(encoded),
+                    Some(Place::Disk { .. }) | None => None,
+                };
+                let Some(record) = record else {
+                    self.memory[class].pop_front();
+                    continue;
+                };
+                match self.gather(&record) {
+                    Ok(entry) => {
+                        self.memory_bytes = self.memory_bytes.saturating_sub(u64::from(entry.bytes));
+                        self.memory[class].pop_front();
+                        self.index.insert(key, entry);
+                        self.flush_long_tail(class, now_ms);
+                    }
+                    Err(error) => self.fall_back(&error, now_ms),
+                }
+            }
+        }
+        self.flush(now_ms);
+    }
+
+    fn flush_long_tail(&mut self, class: usize, now_ms: u64) {
+        let active = self.streams[class].active.as_ref();
+        if active.is_some_and(|active| active.tail.len() >= TAIL_MAX_BYTES && !active.pending.is_empty()) {
+            self.flush(now_ms);
+        }
     }
 
     /// Writes what has gathered. Where the disk refuses, it goes to memory.
@@ -175,13 +204,14 @@ impl Spool {
     pub(super) fn fall_back(&mut self, error: &io::Error, now_ms: u64) {
         for class in 0..self.streams.len() {
             let Some(active) = self.streams[class].active.take() else { continue };
-            for key in &active.pending {
+            // Older than what is in memory already, if anything is: see `bring_to_disk`.
+            for key in active.pending.iter().rev() {
                 let Some(entry) = self.index.get_mut(key) else { continue };
                 let Place::Disk { offset, .. } = entry.place else { continue };
                 let Some(encoded) = active.of_tail(u64::from(offset), entry.bytes) else { continue };
                 entry.place = Place::Ram(encoded.into());
                 self.memory_bytes += u64::from(entry.bytes);
-                self.memory[class].push_back(*key);
+                self.memory[class].push_front(*key);
             }
             let stream = &mut self.streams[class];
             let Some(segment) = stream.segments.back_mut() else { continue };
