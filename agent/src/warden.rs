@@ -7,7 +7,10 @@
 //! Invariants:
 //! * it never starts anything but `stop` and `verify-stopped`, and never lengthens a lease;
 //! * it works under the ticket's lock; a gate that does not let go of the lock after the deadline is killed;
-//! * a service is not believed stopped before `verify-stopped` said so.
+//! * a service is not believed stopped before `verify-stopped` said so;
+//! * a stop that hangs keeps no other ticket waiting.
+//!
+//! Threads: one per ticket, all ended by [`run`].
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -28,6 +31,8 @@ const LOCK_LIMIT: Duration = Duration::from_millis(300);
 /// The kernel releases the lock of a killed process within moments.
 const LOCK_AFTER_KILL: Duration = Duration::from_millis(500);
 const STOP_RETRY: Duration = Duration::from_millis(250);
+/// Stack of a ticket's thread: small files and a child process. All stacks are locked in memory.
+const STACK_BYTES: usize = 256 << 10;
 
 /// Why a warden cannot start.
 #[derive(Debug, thiserror::Error)]
@@ -36,6 +41,8 @@ pub enum WardenError {
     BootId(#[source] std::io::Error),
     #[error("failed to use the files of ticket {ticket}")]
     Store { ticket: bcp_wire::Id, source: StoreError },
+    #[error("failed to start a thread for ticket {ticket}")]
+    Thread { ticket: bcp_wire::Id, source: std::io::Error },
 }
 
 struct Watch {
@@ -75,7 +82,11 @@ fn judge(record: &Record, deadline: Option<&DeadlineFile>, now: BootMs) -> Verdi
 /// # Errors
 /// The files cannot be opened at all.
 pub fn run(setup: &GateSetup, stop: &AtomicBool) -> Result<(), WardenError> {
-    lock_memory();
+    watch_all(setup, stop, lock_memory)
+}
+
+/// `started` is called once every thread, and so every stack, is there.
+fn watch_all(setup: &GateSetup, stop: &AtomicBool, started: impl FnOnce()) -> Result<(), WardenError> {
     let boot = boot_id().map_err(WardenError::BootId)?;
     let grace_ms = setup.config.timing.resolve().stop_max_ms / 4;
     let mut watches = Vec::new();
@@ -89,13 +100,26 @@ pub fn run(setup: &GateSetup, stop: &AtomicBool) -> Result<(), WardenError> {
         let version = store.version();
         watches.push(Watch { store, script, limit: ticket.step_timeout.get(), version, record, noticed: None });
     }
-    tracing::info!(tickets = watches.len(), "warden watches");
-    while !stop.load(Ordering::Relaxed) {
-        for watch in &mut watches {
-            watch.look(setup.site, &boot, grace_ms, stop);
+    let boot = boot.as_str();
+    std::thread::scope(|scope| {
+        for mut watch in watches {
+            let ticket = watch.script.ticket.clone();
+            let thread = std::thread::Builder::new().name(ticket.to_string()).stack_size(STACK_BYTES);
+            let body = move || {
+                while !stop.load(Ordering::Relaxed) {
+                    watch.look(setup.site, boot, grace_ms, stop);
+                    std::thread::sleep(POLL);
+                }
+            };
+            if let Err(source) = thread.spawn_scoped(scope, body) {
+                stop.store(true, Ordering::Relaxed);
+                return Err(WardenError::Thread { ticket, source });
+            }
         }
-        std::thread::sleep(POLL);
-    }
+        started();
+        tracing::info!(tickets = setup.config.tickets.len(), "warden watches");
+        Ok(())
+    })?;
     tracing::info!("warden stopped");
     Ok(())
 }
@@ -214,9 +238,63 @@ fn lock_memory() {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
-    use super::{Verdict, judge};
+    use std::sync::atomic::{AtomicBool, Ordering};
+    use std::time::{Duration, Instant};
+
+    use bcp_wire::{Id, Site};
+
+    use super::{Verdict, judge, watch_all};
     use crate::gate::record::{BootMs, Record};
-    use crate::gate::store::{DeadlineFile, ProcessMark};
+    use crate::gate::store::{DeadlineFile, ProcessMark, Store};
+    use crate::gate::{GateSetup, boot_id};
+
+    const LIMIT: Duration = Duration::from_secs(20);
+
+    #[test]
+    fn a_stop_that_hangs_keeps_no_other_ticket_waiting() {
+        let dir = std::env::temp_dir().join(format!("bcp-warden-{}", std::process::id()));
+        let config = r#"
+            listen = "127.0.0.1:0"
+            credentials = { ca = "ca.pem", cert = "c.pem", key = "c.key" }
+            collectors = { a = "https://127.0.0.1:1" }
+            [[ticket]]
+            id = "hangs"
+            script = ["/bin/sh", "-c", "sleep 60"]
+            step_timeout = "1s"
+            [[ticket]]
+            id = "stops"
+            script = ["/bin/sh", "-c", "true"]
+        "#;
+        let config = toml::from_str(config).unwrap();
+        let setup = GateSetup { site: Site::A, gate: "host-a".parse().unwrap(), config, state_dir: dir.clone() };
+        let stores = ["hangs", "stops"].map(|id| {
+            let ticket: Id = id.parse().unwrap();
+            let store = Store::open(&setup.dir(), &ticket).unwrap();
+            let record = Record { may_run: true, holder: Some(Site::A), ..Record::default() };
+            store.write(&record).unwrap();
+            let gate = ProcessMark { pid: i32::MAX, started: 1 };
+            let boot_id = boot_id().unwrap();
+            let file = DeadlineFile { boot_id, ticket, epoch: record.epoch, deadline: BootMs(1), gate, step: None };
+            store.write_deadline(&file).unwrap();
+            store
+        });
+        let stop = AtomicBool::new(false);
+        let may_run = |store: &Store| store.read().unwrap().may_run;
+        let (stopped, hangs) = std::thread::scope(|scope| {
+            let watching = scope.spawn(|| watch_all(&setup, &stop, || {}));
+            let begun = Instant::now();
+            while may_run(&stores[1]) && begun.elapsed() < LIMIT {
+                std::thread::sleep(Duration::from_millis(20));
+            }
+            let found = (!may_run(&stores[1]), may_run(&stores[0]));
+            stop.store(true, Ordering::Relaxed);
+            watching.join().unwrap().unwrap();
+            found
+        });
+        std::fs::remove_dir_all(dir).unwrap();
+        assert!(stopped, "one ticket waits for the other");
+        assert!(hangs, "what hangs is not believed stopped");
+    }
 
     #[test]
     fn what_the_files_mean() {
