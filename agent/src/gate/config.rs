@@ -10,6 +10,9 @@ use serde::Deserialize;
 
 use crate::span::Span;
 
+/// A lease that lasts longer moves nothing any more.
+const TIMING_MAX_MS: u64 = 3_600_000;
+
 /// The `[gate]` section.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -169,13 +172,19 @@ impl GateTiming {
     /// rho = 1 %. Rounded up.
     #[must_use]
     pub const fn promise_ms(self) -> u64 {
-        ((self.ttl_holder_ms + self.stop_max_ms) * 101).div_ceil(99) + self.tick_ms
+        let stopped_ms = self.ttl_holder_ms.saturating_add(self.stop_max_ms);
+        stopped_ms.saturating_mul(101).div_ceil(99).saturating_add(self.tick_ms)
+    }
+
+    fn longest_ms(self) -> u64 {
+        let GateTiming { tick_ms, renew_ms, ttl_holder_ms, ttl_ms, acquire_after_ms, stop_max_ms } = self;
+        [tick_ms, renew_ms, ttl_holder_ms, ttl_ms, acquire_after_ms, stop_max_ms].into_iter().fold(0, u64::max)
     }
 
     /// The lease rule that makes two active sides impossible at 1 % drift.
     #[must_use]
     pub const fn is_safe(self) -> bool {
-        self.promise_ms() < self.ttl_ms + self.acquire_after_ms
+        self.promise_ms() < self.ttl_ms.saturating_add(self.acquire_after_ms)
     }
 }
 
@@ -189,7 +198,10 @@ impl GateConfig {
         if !timing.is_safe() {
             say("timing", "(ttl_holder + stop_max) * 1.01 / 0.99 + tick must be below ttl + acquire_after".to_owned());
         }
-        if timing.renew_ms == 0 || timing.renew_ms * 3 > timing.ttl_holder_ms {
+        if timing.longest_ms() > TIMING_MAX_MS {
+            say("timing", "no time may be longer than one hour".to_owned());
+        }
+        if timing.renew_ms == 0 || timing.renew_ms.saturating_mul(3) > timing.ttl_holder_ms {
             say("timing", "three renewals must fit in ttl_holder".to_owned());
         }
         if self.collectors.is_empty() {
@@ -231,6 +243,8 @@ mod tests {
             assert!(timing.is_safe(), "{timing:?}");
         }
         assert_eq!(GateTiming::METRO.promise_ms(), 14_533);
+        let endless = GateTiming { ttl_holder_ms: u64::MAX / 2, renew_ms: u64::MAX / 2, ..GateTiming::METRO };
+        assert!(!endless.is_safe() && endless.longest_ms() > super::TIMING_MAX_MS);
     }
 
     #[test]

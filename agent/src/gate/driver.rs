@@ -4,37 +4,36 @@
 //! wrote, steps the machine and begins the actions in order. What is begun under the lock can be found and killed by the
 //! warden; a gate that is stopped in the middle of it is killed by the warden.
 
+mod deeds;
+mod requests;
+
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use bcp_identity::{Credentials, Identity, IdentityError};
-use bcp_wire::control::{
-    GateAnswer, GateSync, PromiseAnswer, PromiseAsk, PromiseVerdict, ServiceFacts, StepOrder, StepOutcome, SyncOutcome,
-    TicketAnswer,
-};
-use bcp_wire::{Epoch, Id, Site};
+use bcp_identity::{Credentials, Identity};
+use bcp_wire::control::{GateAnswer, PromiseAnswer, PromiseAsk, PromiseVerdict, ServiceFacts};
+use bcp_wire::{Epoch, Id};
 use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 
-use super::ask::{Collectors, Target, facts, post};
-use super::config::{GateConfig, TicketConfig};
+use super::ask::{Collectors, Target};
+use super::config::TicketConfig;
 use super::listener::{self, Asked};
-use super::machine::{Action, Event, FoundDeadline, Machine, Peer, Terms, TicketFigures};
+use super::machine::{Event, FoundDeadline, Machine, Peer, Terms, TicketFigures};
 use super::record::BootMs;
-use super::script::{Call, Ended, Script, succeeded};
-use super::service::{self, Word};
-use super::store::{DeadlineFile, ProcessMark, Store, StoreError, Version};
+use super::script::{Ended, Script, succeeded};
+use super::service::Word;
+use super::setup::{GateError, GateSetup};
+use super::store::{ProcessMark, Store, StoreError, Version};
 use super::{boot_id, boot_ms};
 use crate::publish::incarnation;
+use requests::Request;
 
 /// Grain of the machine's clock. The loss action begins two of these before the deadline.
 const TICK: Duration = Duration::from_millis(100);
 /// Least time between two requests, so that a quick succession of steps is one request.
 const SYNC_GAP: Duration = Duration::from_millis(50);
-/// Requests remembered by nonce; an answer older than this many requests extends nothing.
-const REQUESTS_MAX: usize = 64;
 /// Requests of this gate that one collector may leave unanswered before it is left out.
 const UNANSWERED_MAX: usize = 4;
 /// Events of a ticket that wait while the warden holds its lock.
@@ -42,52 +41,8 @@ const PENDING_MAX: usize = 64;
 /// Inputs that wait for the loop: some for every ticket.
 const INPUTS: usize = 2_048;
 const FACTS_LIMIT: Duration = Duration::from_millis(800);
-/// Facts older than this many renew intervals are not passed on.
-const FACTS_FRESH_RENEWALS: u64 = 3;
 /// Running steps get this long to end when the gate is stopped; then they go on without it and are repeated by order.
 const DRAIN_LIMIT: Duration = Duration::from_millis(2_000);
-/// A refusing collector is said this often.
-const SAY_EVERY: Duration = Duration::from_secs(60);
-
-/// Everything the gate must be told.
-#[derive(Debug, Clone)]
-pub struct GateSetup {
-    pub site: Site,
-    /// Id of the agent that the gate is part of.
-    pub gate: Id,
-    pub config: GateConfig,
-    /// The agent's state directory; the gate's files are in `gate/` under it.
-    pub state_dir: PathBuf,
-}
-
-impl GateSetup {
-    #[must_use]
-    pub fn dir(&self) -> PathBuf {
-        self.state_dir.join("gate")
-    }
-
-    #[must_use]
-    pub fn script(&self, ticket: &TicketConfig, store: &Store) -> Script {
-        Script { argv: ticket.script.clone(), ticket: ticket.id.clone(), site: self.site, log: store.step_log() }
-    }
-}
-
-/// Why a gate cannot start.
-#[derive(Debug, thiserror::Error)]
-pub enum GateError {
-    #[error("failed to read the boot id")]
-    BootId(#[source] std::io::Error),
-    #[error("failed to use the files of ticket {ticket}")]
-    Store { ticket: Id, source: StoreError },
-    #[error("failed to set up requests to {to}")]
-    Client { to: String, source: IdentityError },
-    #[error("failed to set up requests to the service")]
-    Plain(#[source] reqwest::Error),
-    #[error("failed to listen on {address}")]
-    Listen { address: std::net::SocketAddr, source: std::io::Error },
-    #[error("failed to serve other gates")]
-    Serve(#[source] IdentityError),
-}
 
 /// What reaches the loop.
 #[derive(Debug)]
@@ -102,7 +57,7 @@ pub enum Input {
 }
 
 /// Figures of the gate, for status and metrics.
-#[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct GateFigures {
     /// CLOCK_BOOTTIME of the last request that a collector confirmed.
     pub confirmed_at: Option<BootMs>,
@@ -131,14 +86,22 @@ struct Post {
     telling: bool,
 }
 
-#[derive(Debug)]
-struct Request {
-    nonce: u64,
-    sent: BootMs,
-    reported: BTreeMap<Id, Vec<String>>,
-    /// Wishes to go on alone that its facts carried.
-    wishes: BTreeMap<Id, u64>,
-    confirmed: bool,
+impl Post {
+    /// Keeps what happened until the record can be used again; time comes again, and promises are not given meanwhile.
+    fn postpone(&mut self, event: Event) {
+        if matches!(event, Event::Ticked { .. } | Event::PromiseAsked(_)) {
+            return;
+        }
+        // The next answer says what an old one said; that a step ended is said once.
+        if self.pending.len() >= PENDING_MAX
+            && let Some(answer) = self.pending.iter().position(|event| matches!(event, Event::Answered { .. }))
+        {
+            self.pending.remove(answer);
+        }
+        if self.pending.len() < PENDING_MAX {
+            self.pending.push_back(event);
+        }
+    }
 }
 
 /// A gate that is bound and ready to run.
@@ -426,335 +389,6 @@ impl Gate {
                 }
             }
         }
-    }
-
-    /// One event of one ticket, under its lock.
-    fn feed(&mut self, id: &Id, event: Event, mut answer: Option<oneshot::Sender<PromiseAnswer>>) {
-        let Some(post) = self.posts.get_mut(id) else { return };
-        let Some(lock) = post.store.lock(Duration::ZERO) else {
-            // The warden is at work. What happened waits; time comes again, and promises are not given meanwhile.
-            if !matches!(event, Event::Ticked { .. } | Event::PromiseAsked(_)) && post.pending.len() < PENDING_MAX {
-                post.pending.push_back(event);
-            }
-            return;
-        };
-        let mut events = std::mem::take(&mut post.pending);
-        let version = post.store.version();
-        if version != post.version {
-            match post.store.read() {
-                Ok(record) => {
-                    post.version = version;
-                    if record != *post.machine.stored() {
-                        tracing::warn!(ticket = %id, epoch = %record.epoch, closed = record.closed, may_run = record.may_run, "the stored record was changed by the warden");
-                        events.push_front(Event::RecordFound(Box::new(record)));
-                    }
-                }
-                Err(error) => {
-                    tracing::error!(%error, ticket = %id, "the gate does not act on what it cannot read");
-                    return;
-                }
-            }
-        }
-        events.push_back(event);
-        while let Some(event) = events.pop_front() {
-            let Some(post) = self.posts.get_mut(id) else { return };
-            let actions = post.machine.step(boot_ms(), event);
-            events.extend(self.perform(id, actions, &mut answer));
-        }
-        drop(lock);
-    }
-
-    /// Carries out actions in order. Where the record cannot be stored, only what makes things safer is done.
-    fn perform(
-        &mut self,
-        id: &Id,
-        actions: Vec<Action>,
-        answer: &mut Option<oneshot::Sender<PromiseAnswer>>,
-    ) -> Vec<Event> {
-        let mut stored = true;
-        let mut follow = Vec::new();
-        for action in actions {
-            let Some(post) = self.posts.get_mut(id) else { break };
-            match action {
-                Action::Persist(record) => {
-                    if let Err(error) = post.store.write(&record) {
-                        tracing::error!(%error, ticket = %id, "the record cannot be stored; nothing is begun on it");
-                        post.machine.not_stored();
-                        stored = false;
-                    }
-                    post.version = post.store.version();
-                }
-                Action::NoteDeadline { epoch, deadline } => {
-                    post.deadline = Some((epoch, deadline));
-                    self.write_deadline(id);
-                }
-                Action::ForgetDeadline => {
-                    post.deadline = None;
-                    if let Err(error) = post.store.forget_deadline() {
-                        tracing::warn!(%error, ticket = %id, "an old deadline file stays");
-                    }
-                }
-                Action::NoteActive { epoch, active, reason } => {
-                    tracing::info!(ticket = %id, %epoch, active, %reason, "activity");
-                    post.store.log(boot_ms(), epoch, active, &reason);
-                }
-                Action::KillStep => {
-                    post.run += 1;
-                    if let Some(step) = post.step.take() {
-                        tracing::warn!(ticket = %id, pgid = step.pid, "a running step is killed");
-                        step.kill_group();
-                    }
-                }
-                Action::RunStep { order, deadline } => {
-                    let key = order.key.clone();
-                    let begun = if stored {
-                        self.begin_step(id, order, deadline)
-                    } else {
-                        Err((StepOutcome::Failed, "the gate cannot store its state".to_owned()))
-                    };
-                    if let Err((outcome, detail)) = begun {
-                        follow.push(Event::StepEnded { key, outcome, detail: Some(detail), took_ms: 0 });
-                    }
-                }
-                Action::RunStop { epoch, holder } => self.begin_stop(id, epoch, holder),
-                Action::SyncNow => self.sync_wanted = true,
-                Action::AskPeers { epoch, nonce } => self.ask_peers(id, epoch, nonce),
-                Action::AnswerPromise(verdict) => {
-                    // Without storing there is no promise: the asker hears nothing.
-                    if let Some(answer) = answer.take().filter(|_| stored) {
-                        tracing::info!(ticket = %id, epoch = %verdict.epoch, verdict = ?verdict.verdict, "asked for a promise");
-                        // An asker that has gone away keeps what was promised: it only makes us wait.
-                        let _ = answer.send(verdict);
-                    }
-                }
-            }
-        }
-        follow
-    }
-
-    fn write_deadline(&mut self, id: &Id) {
-        let (Some(post), Some(own)) = (self.posts.get_mut(id), self.own) else { return };
-        let Some((epoch, deadline)) = post.deadline else { return };
-        let file = DeadlineFile {
-            boot_id: self.boot_id.clone(),
-            ticket: id.clone(),
-            epoch,
-            deadline,
-            gate: own,
-            step: post.step,
-        };
-        if let Err(error) = post.store.write_deadline(&file) {
-            tracing::error!(%error, ticket = %id, "the deadline cannot be written: the warden will stop the service at the old one");
-        }
-    }
-
-    /// Starts a step up to its gate, tells the warden, looks at the lease once more, lets go.
-    fn begin_step(&mut self, id: &Id, order: StepOrder, deadline: Option<BootMs>) -> Result<(), (StepOutcome, String)> {
-        let failed = |error: std::io::Error| (StepOutcome::Failed, format!("cannot be started: {error}"));
-        let Some(post) = self.posts.get_mut(id) else { return Ok(()) };
-        tracing::info!(ticket = %id, step = order.kind.as_str(), epoch = %order.epoch, key = %order.key, "step begins");
-        let call = Call {
-            step: order.kind.as_str(),
-            epoch: order.epoch,
-            holder: Some(order.holder),
-            deadline,
-            params: serde_json::to_string(&order.params).unwrap_or_else(|_| "{}".to_owned()),
-        };
-        let mut running = post.script.start(&call).map_err(failed)?;
-        post.run += 1;
-        post.step = Some(running.mark());
-        let (run, limit) = (post.run, post.config.step_timeout.get());
-        self.write_deadline(id);
-        let Some(post) = self.posts.get_mut(id) else { return Ok(()) };
-        if deadline.is_some_and(|deadline| boot_ms() >= deadline) {
-            running.kill();
-            post.step = None;
-            return Err((StepOutcome::Rejected, "the lease ran out before the step began".to_owned()));
-        }
-        if let Err(error) = running.go() {
-            running.kill();
-            post.step = None;
-            return Err(failed(error));
-        }
-        let (inputs, ticket, key) = (self.inputs.clone(), id.clone(), order.key);
-        tokio::task::spawn_blocking(move || {
-            let ended = running.wait(limit);
-            // The loop is gone only when the gate stops; the order is then repeated to its next life.
-            let _ = inputs.blocking_send(Input::StepEnded { ticket, run, key, ended });
-        });
-        Ok(())
-    }
-
-    fn begin_stop(&mut self, id: &Id, epoch: Epoch, holder: Option<Site>) {
-        let Some(post) = self.posts.get_mut(id) else { return };
-        tracing::warn!(ticket = %id, %epoch, "stopping the service");
-        post.run += 1;
-        let (run, script, limit) = (post.run, post.script.clone(), post.config.step_timeout.get());
-        let (inputs, ticket) = (self.inputs.clone(), id.clone());
-        tokio::task::spawn_blocking(move || {
-            let ended = script.stop_and_verify(epoch, holder, limit);
-            // As above; the warden finishes what a gate leaves behind.
-            let _ = inputs.blocking_send(Input::StopEnded { ticket, run, ended });
-        });
-    }
-
-    fn ask_peers(&self, id: &Id, epoch: Epoch, nonce: u64) {
-        tracing::warn!(ticket = %id, %epoch, "no collector answers; asking the other gates to wait");
-        for (peer, target) in &self.peers {
-            let ask =
-                PromiseAsk { site: self.setup.site, gate: self.setup.gate.clone(), ticket: id.clone(), epoch, nonce };
-            let (client, url, peer) = (target.client.clone(), target.url.clone(), peer.clone());
-            let (inputs, ticket) = (self.inputs.clone(), id.clone());
-            let Ok(slot) = Arc::clone(&target.slots).try_acquire_owned() else { continue };
-            tokio::spawn(async move {
-                let answer = post::<_, PromiseAnswer>(&client, &url, &ask).await.and_then(|answer| {
-                    let same = (answer.site, &answer.gate) == (peer.0, &peer.1)
-                        && (&answer.ticket, answer.epoch, answer.nonce) == (&ask.ticket, ask.epoch, ask.nonce);
-                    if same { Ok(answer) } else { Err("answers another question".to_owned()) }
-                });
-                drop(slot);
-                // The loop is gone: so is the lease.
-                let _ = inputs.send(Input::Promise { ticket, peer, nonce, answer }).await;
-            });
-        }
-    }
-
-    /// One request for all tickets, to all collectors at once.
-    fn sync(&mut self) {
-        self.sync_wanted = false;
-        self.synced_at = Some(Instant::now());
-        let timing = self.setup.config.timing.resolve();
-        let nonce = rand::random();
-        self.seq += 1;
-        // Read before anything is sent: the lease counts from here.
-        let sent = boot_ms();
-        let fresh_ms = timing.renew_ms.saturating_mul(FACTS_FRESH_RENEWALS);
-        let (mut reported, mut wishes) = (BTreeMap::new(), BTreeMap::new());
-        let mut tickets = Vec::with_capacity(self.posts.len());
-        for (id, post) in &self.posts {
-            let facts =
-                post.facts.as_ref().filter(|(at, _)| sent.since(*at) <= fresh_ms).map(|(_, facts)| facts.clone());
-            if let Some(wish) = facts.as_ref().and_then(service::wish) {
-                wishes.insert(id.clone(), wish);
-            }
-            let part = post.machine.sync_part(facts);
-            reported.insert(id.clone(), part.reports.iter().map(|report| report.key.clone()).collect());
-            tickets.push(part);
-        }
-        let sync = GateSync { site: self.setup.site, gate: self.setup.gate.clone(), nonce, seq: self.seq, tickets };
-        self.figures.requests += 1;
-        self.requests.push_back(Request { nonce, sent, reported, wishes, confirmed: false });
-        if self.requests.len() > REQUESTS_MAX {
-            self.requests.pop_front();
-        }
-        let mut answers = self.collectors.ask_all(&sync);
-        let inputs = self.inputs.clone();
-        tokio::spawn(async move {
-            while let Some(answer) = answers.recv().await {
-                match answer {
-                    Ok(answer) => {
-                        // The loop is gone: the gate stops.
-                        let _ = inputs.send(Input::Answer { nonce, answer }).await;
-                    }
-                    Err(reason) => tracing::debug!(%reason, "a collector does not answer"),
-                }
-            }
-        });
-        let alone = self.figures.confirmed_at.is_none_or(|at| sent.since(at) > 2 * timing.renew_ms);
-        if alone {
-            self.sync_through_siblings(&sync);
-        }
-    }
-
-    fn sync_through_siblings(&self, sync: &GateSync) {
-        for sibling in &self.siblings {
-            let Ok(slot) = Arc::clone(&sibling.slots).try_acquire_owned() else { continue };
-            let (client, url, sync) = (sibling.client.clone(), sibling.url.clone(), sync.clone());
-            let inputs = self.inputs.clone();
-            tokio::spawn(async move {
-                match post::<_, GateAnswer>(&client, &url, &sync).await {
-                    Ok(answer) => {
-                        // The loop is gone: the gate stops.
-                        let _ = inputs.send(Input::Answer { nonce: sync.nonce, answer }).await;
-                    }
-                    Err(reason) => tracing::debug!(%reason, "a sibling does not pass the request on"),
-                }
-                drop(slot);
-            });
-        }
-    }
-
-    fn hear(&mut self, nonce: u64, answer: GateAnswer) {
-        let Some(request) = self.requests.iter_mut().find(|request| request.nonce == nonce) else { return };
-        if answer.nonce != nonce {
-            tracing::warn!(collector = %answer.collector, "an answer to another request");
-            return;
-        }
-        match answer.outcome {
-            SyncOutcome::Confirmed { index, tickets } => {
-                if std::mem::replace(&mut request.confirmed, true) {
-                    return;
-                }
-                let (sent, reported, wishes) = (request.sent, request.reported.clone(), request.wishes.clone());
-                self.figures.confirmed += 1;
-                self.figures.confirmed_at = self.figures.confirmed_at.max(Some(sent));
-                for ticket in tickets {
-                    let id = ticket.ticket.clone();
-                    self.tell_service(&ticket, wishes.get(&id).copied());
-                    let reported = reported.get(&id).cloned().unwrap_or_default();
-                    self.feed(&id, Event::Answered { sent, index, reported, answer: Box::new(ticket) }, None);
-                }
-            }
-            SyncOutcome::NoLeader { reason } => {
-                tracing::debug!(collector = %answer.collector, %reason, "no leader");
-            }
-            SyncOutcome::Refused { reason } => {
-                if self.said_refused.is_none_or(|at| at.elapsed() >= SAY_EVERY) {
-                    self.said_refused = Some(Instant::now());
-                    tracing::error!(collector = %answer.collector, %reason, "a collector refuses this gate's requests");
-                }
-            }
-        }
-    }
-
-    /// Asks every service about its copy of the data.
-    fn ask_services(&mut self) {
-        for (id, post) in &mut self.posts {
-            let Some(url) = post.config.facts_url.clone() else { continue };
-            if std::mem::replace(&mut post.facts_asked, true) {
-                continue;
-            }
-            let (plain, inputs, ticket) = (self.plain.clone(), self.inputs.clone(), id.clone());
-            tokio::spawn(async move {
-                let facts = match facts(&plain, &url).await {
-                    Ok(facts) => Some(facts),
-                    Err(reason) => {
-                        tracing::debug!(%ticket, %reason, "the service does not say how it is");
-                        None
-                    }
-                };
-                // The loop is gone: the gate stops.
-                let _ = inputs.send(Input::Facts { ticket, facts }).await;
-            });
-        }
-    }
-
-    /// Tells the active copy what is agreed about its standby, once it is in the log.
-    fn tell_service(&mut self, answer: &TicketAnswer, wish: Option<u64>) {
-        let Some(post) = self.posts.get_mut(&answer.ticket) else { return };
-        let Some(url) = post.config.sync_url.clone().filter(|_| !post.telling) else { return };
-        let Some(word) = service::word(self.setup.site, answer, wish, post.told) else { return };
-        post.telling = true;
-        let (plain, inputs, ticket) = (self.plain.clone(), self.inputs.clone(), answer.ticket.clone());
-        tokio::spawn(async move {
-            let response = plain.post(&url).json(&word).send().await;
-            let accepted = response.is_ok_and(|response| response.status().is_success());
-            if !accepted {
-                tracing::debug!(%ticket, "the service did not take the state of its standby; it is told again");
-            }
-            // The loop is gone: the gate stops.
-            let _ = inputs.send(Input::Told { ticket, word, accepted }).await;
-        });
     }
 }
 

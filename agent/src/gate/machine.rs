@@ -11,16 +11,17 @@
 //! * a lease counts from the sending of the request that was confirmed, and only a confirmed answer or the promises of all
 //!   peers to one nonce lengthen it.
 
+mod failsafe;
+mod orders;
+mod terms;
+
 use std::collections::BTreeSet;
 
-use bcp_wire::control::{
-    PromiseAnswer, PromiseAsk, PromiseVerdict, ServiceFacts, StepKind, StepOrder, StepOutcome, StepReport,
-    TicketAnswer, TicketSync,
-};
-use bcp_wire::{Epoch, Id, Site};
+use bcp_wire::Epoch;
+use bcp_wire::control::{ServiceFacts, StepOrder, StepOutcome, TicketAnswer, TicketSync};
 
-use super::config::GateTiming;
-use super::record::{BootMs, LastStep, Promise, Record};
+use super::record::{BootMs, Record};
+pub use terms::{Action, Event, FoundDeadline, Peer, Terms, TicketFigures};
 
 /// The loss action begins this long before the deadline: two grains of the driver's clock.
 const LOSS_LEAD_MS: u64 = 200;
@@ -30,102 +31,6 @@ const STOP_RETRY_MS: u64 = 500;
 const DONE_MAX: usize = 32;
 /// Unconfirmed reports kept; a ticket has one order at a time.
 const REPORTS_MAX: usize = 32;
-
-/// A gate of another site.
-pub type Peer = (Site, Id);
-
-/// What does not change while the gate runs.
-#[derive(Debug, Clone)]
-pub struct Terms {
-    pub site: Site,
-    pub gate: Id,
-    pub ticket: Id,
-    pub timing: GateTiming,
-    pub failsafe: bool,
-    /// All that must promise. Empty: no failsafe.
-    pub peers: BTreeSet<Peer>,
-    pub boot_id: String,
-}
-
-/// What the deadline file of this boot said at the start.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct FoundDeadline {
-    pub epoch: Epoch,
-    pub deadline: BootMs,
-}
-
-#[derive(Debug, Clone, PartialEq)]
-pub enum Event {
-    /// Time passed. `dice` is random, for the nonce of a failsafe round.
-    Ticked {
-        dice: u64,
-    },
-    /// The stored record is not what this machine wrote: the warden has acted, or a write failed.
-    RecordFound(Box<Record>),
-    /// A collector confirmed the request that was sent at `sent` and carried the reports `reported`.
-    Answered {
-        sent: BootMs,
-        index: u64,
-        reported: Vec<String>,
-        answer: Box<TicketAnswer>,
-    },
-    StepEnded {
-        key: String,
-        outcome: StepOutcome,
-        detail: Option<String>,
-        took_ms: u64,
-    },
-    StopEnded {
-        verified: bool,
-        detail: Option<String>,
-    },
-    PromiseAsked(PromiseAsk),
-    PromiseGiven {
-        peer: Peer,
-        nonce: u64,
-        for_ms: u64,
-    },
-    PromiseDenied {
-        peer: Peer,
-        nonce: u64,
-        reason: String,
-    },
-}
-
-#[derive(Debug, Clone, PartialEq)]
-pub enum Action {
-    /// To be on disk before the next action is begun.
-    Persist(Box<Record>),
-    /// To be in the warden's file before the next action is begun.
-    NoteDeadline {
-        epoch: Epoch,
-        deadline: BootMs,
-    },
-    ForgetDeadline,
-    /// For the gate's log.
-    NoteActive {
-        epoch: Epoch,
-        active: bool,
-        reason: String,
-    },
-    KillStep,
-    /// `deadline` is absent for steps that need no lease.
-    RunStep {
-        order: StepOrder,
-        deadline: Option<BootMs>,
-    },
-    /// Run `stop`, then `verify-stopped`.
-    RunStop {
-        epoch: Epoch,
-        holder: Option<Site>,
-    },
-    SyncNow,
-    AskPeers {
-        epoch: Epoch,
-        nonce: u64,
-    },
-    AnswerPromise(PromiseAnswer),
-}
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Lease {
@@ -164,22 +69,6 @@ struct Round {
     sent: BootMs,
     epoch: Epoch,
     missing: BTreeSet<Peer>,
-}
-
-/// One line of status.
-#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
-pub struct TicketFigures {
-    pub ticket: Id,
-    pub epoch: Epoch,
-    pub holder: Option<Site>,
-    pub closed: bool,
-    /// The service may be running here.
-    pub active: bool,
-    pub doing: String,
-    /// Milliseconds of CLOCK_BOOTTIME.
-    pub deadline: Option<BootMs>,
-    pub promised_until: Option<BootMs>,
-    pub trouble: Option<String>,
 }
 
 /// See the module.
@@ -331,50 +220,6 @@ impl Machine {
         self.seek_promises(now, dice, out);
     }
 
-    /// Failsafe: no collector for half a lease, and a service to keep.
-    fn seek_promises(&mut self, now: BootMs, dice: u64, out: &mut Vec<Action>) {
-        let timing = self.terms.timing;
-        let Some(lease) = self.lease_now(now) else { return };
-        let silent = now.since(self.confirmed_at) >= timing.ttl_holder_ms / 2;
-        let due = now.since(self.asked_at) >= timing.renew_ms;
-        let may = self.terms.failsafe && !self.terms.peers.is_empty() && self.holds() && self.record.may_run;
-        if !(silent && due && may) || lease.epoch != self.record.epoch || self.is_stopping() {
-            return;
-        }
-        self.asked_at = now;
-        self.round =
-            Some(Round { nonce: dice, sent: now, epoch: self.record.epoch, missing: self.terms.peers.clone() });
-        out.push(Action::AskPeers { epoch: self.record.epoch, nonce: dice });
-    }
-
-    fn promise_given(&mut self, now: BootMs, peer: &Peer, nonce: u64, for_ms: u64, out: &mut Vec<Action>) {
-        let timing = self.terms.timing;
-        let Some(round) = self.round.as_mut().filter(|round| round.nonce == nonce) else { return };
-        if for_ms < timing.promise_ms() {
-            self.trouble = Some(format!("the promise of {}/{} is too short: other timing?", peer.0, peer.1));
-            return;
-        }
-        round.missing.remove(peer);
-        if !round.missing.is_empty() {
-            return;
-        }
-        let (sent, epoch) = (round.sent, round.epoch);
-        self.round = None;
-        let Some(lease) = self.lease_now(now) else { return };
-        if epoch != self.record.epoch || lease.epoch != epoch || !self.holds() || self.is_stopping() {
-            return;
-        }
-        self.extend(now, epoch, sent, lease.confirmed, out);
-        self.trouble = Some("no collector answers; all other gates have promised to wait".to_owned());
-    }
-
-    fn promise_denied(&mut self, peer: &Peer, nonce: u64, reason: &str) {
-        if self.round.as_ref().is_some_and(|round| round.nonce == nonce) {
-            self.round = None;
-            self.trouble = Some(format!("{}/{} does not promise: {reason}", peer.0, peer.1));
-        }
-    }
-
     fn extend(&mut self, now: BootMs, epoch: Epoch, sent: BootMs, confirmed: bool, out: &mut Vec<Action>) {
         let mut deadline = sent.plus(self.terms.timing.ttl_holder_ms);
         if let Some(lease) = self.lease_now(now).filter(|lease| lease.epoch == epoch) {
@@ -387,46 +232,6 @@ impl Machine {
         self.lease = Some(lease);
         self.commit(out);
         out.push(Action::NoteDeadline { epoch, deadline });
-    }
-
-    fn promise_asked(&mut self, now: BootMs, ask: &PromiseAsk, out: &mut Vec<Action>) {
-        let refusal = if ask.site == self.terms.site {
-            Some("a gate of the same site")
-        } else if ask.epoch < self.record.epoch {
-            Some("a higher epoch is known here")
-        } else if self.record.may_run || self.is_stopping() {
-            Some("the service may be running here")
-        } else if self.record.holder == Some(self.terms.site) && ask.epoch == self.record.epoch {
-            Some("this site holds that epoch")
-        } else if ask.epoch == self.record.epoch && self.record.holder.is_some_and(|holder| holder != ask.site) {
-            Some("another site holds that epoch")
-        } else {
-            None
-        };
-        let verdict = match refusal {
-            Some(reason) => PromiseVerdict::Refused { seen: self.record.epoch, reason: reason.to_owned() },
-            None => {
-                let for_ms = self.terms.timing.promise_ms();
-                let until = now.plus(for_ms).max(self.promised_until(now).unwrap_or_default());
-                let to = format!("{}/{}", ask.site, ask.gate);
-                let boot_id = self.terms.boot_id.clone();
-                self.record.promise = Some(Promise { to, epoch: ask.epoch, boot_id, until, for_ms });
-                self.commit(out);
-                PromiseVerdict::Promised { for_ms }
-            }
-        };
-        out.push(Action::AnswerPromise(PromiseAnswer {
-            site: self.terms.site,
-            gate: self.terms.gate.clone(),
-            ticket: ask.ticket.clone(),
-            epoch: ask.epoch,
-            nonce: ask.nonce,
-            verdict,
-        }));
-    }
-
-    fn promised_until(&self, now: BootMs) -> Option<BootMs> {
-        self.record.promise.as_ref().map(|promise| promise.until).filter(|until| now < *until)
     }
 
     /// Someone else wrote the record: it counts, not what this machine believes.
@@ -532,209 +337,6 @@ impl Machine {
         self.commit(out);
         self.judge(now, out);
         out.push(Action::SyncNow);
-    }
-
-    fn knows(&self, key: &str) -> Option<&StepReport> {
-        self.record.reports.iter().chain(&self.record.done).find(|report| report.key == key)
-    }
-
-    fn consider(&mut self, now: BootMs, order: StepOrder, out: &mut Vec<Action>) {
-        if let Some(report) = self.knows(&order.key).cloned() {
-            // Asked again: the collector has not got the report. It goes with the next renewal.
-            if !self.record.reports.contains(&report) {
-                self.record.done.retain(|known| known.key != report.key);
-                self.record.reports.push(report);
-            }
-            return;
-        }
-        if order.epoch != self.record.epoch {
-            let detail = format!("epoch {} is not {}", order.epoch, self.record.epoch);
-            self.report(&order, StepOutcome::Rejected, Some(detail), 0);
-            out.push(Action::SyncNow);
-            return;
-        }
-        let busy_with = match &self.job {
-            Job::Idle => None,
-            Job::Step { order } => Some(order),
-            Job::Stopping { then, .. } | Job::StopFailed { then, .. } => match then {
-                Some(then) => Some(then),
-                // A stop that began by itself takes up the order to stop, and no other.
-                None if matches!(order.kind, StepKind::Stop | StepKind::Seal) => {
-                    self.begin_stop(now, "ordered".to_owned(), Some(order), out);
-                    return;
-                }
-                None => return,
-            },
-        };
-        if let Some(running) = busy_with {
-            // A stop does not wait for a step that may hang.
-            let urgent = matches!(order.kind, StepKind::Stop | StepKind::Seal) && matches!(self.job, Job::Step { .. });
-            if running.key == order.key || !urgent {
-                return;
-            }
-        }
-        match order.kind {
-            StepKind::Stop => self.begin_stop(now, "ordered".to_owned(), Some(order), out),
-            StepKind::Seal | StepKind::Follow => self.yield_to(now, order, out),
-            StepKind::Promote => self.consider_promotion(now, order, out),
-            StepKind::Publish => self.consider_publication(now, order, out),
-            StepKind::Weigh => self.run(order, None, out),
-        }
-    }
-
-    fn yield_to(&mut self, now: BootMs, order: StepOrder, out: &mut Vec<Action>) {
-        if self.record.holder == Some(self.terms.site) {
-            let (outcome, detail) = match order.kind {
-                StepKind::Seal => (StepOutcome::Already, "this site holds the epoch itself"),
-                _ => (StepOutcome::Rejected, "the holder follows nobody"),
-            };
-            self.report(&order, outcome, Some(detail.to_owned()), 0);
-            out.push(Action::SyncNow);
-        } else if self.record.may_run || order.kind == StepKind::Seal {
-            self.begin_stop(now, format!("ordered to {}", order.kind.as_str()), Some(order), out);
-        } else {
-            self.run(order, None, out);
-        }
-    }
-
-    fn consider_promotion(&mut self, now: BootMs, order: StepOrder, out: &mut Vec<Action>) {
-        if order.holder != self.terms.site || self.record.holder != Some(self.terms.site) {
-            self.reject(&order, "this site does not hold the ticket", out);
-        } else if self.record.closed {
-            self.reject(&order, "the epoch is closed here", out);
-        } else if let Some(until) = self.promised_until(now) {
-            let to = self.record.promise.as_ref().map_or("", |promise| promise.to.as_str());
-            self.trouble = Some(format!("waiting: promised {to} not to promote before {until}"));
-        } else {
-            match self.lease_now(now).filter(|lease| lease.confirmed && lease.epoch == order.epoch) {
-                None => {
-                    // The next renewal is at most one interval away, and the order is repeated with its answer.
-                    self.trouble = Some("waiting for a confirmed lease before promoting".to_owned());
-                }
-                Some(lease) => {
-                    let was = self.record.may_run;
-                    self.record.may_run = true;
-                    self.record.promise = None;
-                    self.record.last_step =
-                        Some(LastStep { key: order.key.clone(), kind: order.kind, epoch: order.epoch });
-                    self.commit(out);
-                    if !was {
-                        let (epoch, reason) = (order.epoch, "promotion begins".to_owned());
-                        out.push(Action::NoteActive { epoch, active: true, reason });
-                    }
-                    self.run(order, Some(lease.deadline), out);
-                }
-            }
-        }
-    }
-
-    fn consider_publication(&mut self, now: BootMs, order: StepOrder, out: &mut Vec<Action>) {
-        let lease = self.lease_now(now).filter(|lease| lease.confirmed && lease.epoch == order.epoch);
-        if !self.holds() {
-            self.reject(&order, "this site does not hold the ticket", out);
-        } else if self.record.promoted != Some(order.epoch) {
-            self.reject(&order, "not promoted under this epoch", out);
-        } else if let Some(lease) = lease {
-            self.run(order, Some(lease.deadline), out);
-        } else {
-            self.trouble = Some("waiting for a confirmed lease before publishing".to_owned());
-        }
-    }
-
-    fn reject(&mut self, order: &StepOrder, detail: &str, out: &mut Vec<Action>) {
-        self.report(order, StepOutcome::Rejected, Some(detail.to_owned()), 0);
-        out.push(Action::SyncNow);
-    }
-
-    fn run(&mut self, order: StepOrder, deadline: Option<BootMs>, out: &mut Vec<Action>) {
-        self.record.last_step = Some(LastStep { key: order.key.clone(), kind: order.kind, epoch: order.epoch });
-        self.commit(out);
-        self.job = Job::Step { order: order.clone() };
-        out.push(Action::RunStep { order, deadline });
-    }
-
-    fn report(&mut self, order: &StepOrder, outcome: StepOutcome, detail: Option<String>, took_ms: u64) {
-        self.record.reports.retain(|report| report.key != order.key);
-        self.record.reports.push(StepReport {
-            key: order.key.clone(),
-            epoch: order.epoch,
-            revision: order.revision,
-            kind: order.kind,
-            outcome,
-            detail,
-            took_ms,
-        });
-        let surplus = self.record.reports.len().saturating_sub(REPORTS_MAX);
-        self.record.reports.drain(..surplus);
-    }
-
-    fn step_ended(
-        &mut self,
-        key: &str,
-        outcome: StepOutcome,
-        detail: Option<String>,
-        took_ms: u64,
-        out: &mut Vec<Action>,
-    ) {
-        // A step that was killed meanwhile has been reported already.
-        if !matches!(&self.job, Job::Step { order } if order.key == key) {
-            return;
-        }
-        let Job::Step { order } = std::mem::replace(&mut self.job, Job::Idle) else { return };
-        let succeeded = matches!(outcome, StepOutcome::Done | StepOutcome::Already);
-        if order.kind == StepKind::Promote && succeeded {
-            self.record.promoted = Some(order.epoch);
-        }
-        if !succeeded {
-            self.trouble = Some(format!(
-                "{} {}: {}",
-                order.kind.as_str(),
-                if outcome == StepOutcome::Vetoed { "was refused by the service" } else { "failed" },
-                detail.as_deref().unwrap_or("no reason given")
-            ));
-        }
-        self.report(&order, outcome, detail, took_ms);
-        self.commit(out);
-        out.push(Action::SyncNow);
-    }
-
-    fn stop_ended(&mut self, now: BootMs, verified: bool, detail: Option<String>, out: &mut Vec<Action>) {
-        let (reason, then, began, ran) = match std::mem::replace(&mut self.job, Job::Idle) {
-            Job::Stopping { reason, then, began, ran } => (reason, then, began, ran),
-            other @ (Job::Idle | Job::Step { .. } | Job::StopFailed { .. }) => {
-                self.job = other;
-                return;
-            }
-        };
-        if !verified {
-            self.trouble =
-                Some(format!("the stop is not verified: {}", detail.as_deref().unwrap_or("no reason given")));
-            self.job = Job::StopFailed { reason, then, began, ran, again_at: now.plus(STOP_RETRY_MS) };
-            return;
-        }
-        self.record.may_run = false;
-        self.record.promoted = None;
-        self.trouble = None;
-        if let Some(order) = &then
-            && order.kind == StepKind::Stop
-        {
-            let outcome = if ran { StepOutcome::Done } else { StepOutcome::Already };
-            self.report(order, outcome, None, now.since(began));
-        }
-        self.commit(out);
-        if ran {
-            out.push(Action::NoteActive { epoch: self.record.epoch, active: false, reason });
-        }
-        out.push(Action::ForgetDeadline);
-        match then {
-            Some(order) if order.kind != StepKind::Stop && order.epoch == self.record.epoch => {
-                self.run(order, None, out);
-            }
-            Some(order) if order.kind != StepKind::Stop => {
-                self.reject(&order, "a higher epoch came meanwhile", out);
-            }
-            Some(_) | None => out.push(Action::SyncNow),
-        }
     }
 
     /// This ticket's part of the next request.

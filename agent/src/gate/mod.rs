@@ -18,8 +18,10 @@ pub mod machine;
 pub mod record;
 pub mod script;
 mod service;
+mod setup;
 pub mod store;
 
 pub use clock::{boot_id, boot_ms};
 pub use config::GateConfig;
-pub use driver::{Gate, GateError, GateFigures, GateSetup};
+pub use driver::{Gate, GateFigures};
+pub use setup::{GateError, GateSetup};

@@ -1,0 +1,50 @@
+//! What a gate and its warden are told, and why a gate cannot start.
+
+use std::path::PathBuf;
+
+use bcp_identity::IdentityError;
+use bcp_wire::{Id, Site};
+
+use super::config::{GateConfig, TicketConfig};
+use super::script::Script;
+use super::store::{Store, StoreError};
+
+/// Everything the gate must be told.
+#[derive(Debug, Clone)]
+pub struct GateSetup {
+    pub site: Site,
+    /// Id of the agent that the gate is part of.
+    pub gate: Id,
+    pub config: GateConfig,
+    /// The agent's state directory; the gate's files are in `gate/` under it.
+    pub state_dir: PathBuf,
+}
+
+impl GateSetup {
+    #[must_use]
+    pub fn dir(&self) -> PathBuf {
+        self.state_dir.join("gate")
+    }
+
+    #[must_use]
+    pub fn script(&self, ticket: &TicketConfig, store: &Store) -> Script {
+        Script { argv: ticket.script.clone(), ticket: ticket.id.clone(), site: self.site, log: store.step_log() }
+    }
+}
+
+/// Why a gate cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum GateError {
+    #[error("failed to read the boot id")]
+    BootId(#[source] std::io::Error),
+    #[error("failed to use the files of ticket {ticket}")]
+    Store { ticket: Id, source: StoreError },
+    #[error("failed to set up requests to {to}")]
+    Client { to: String, source: IdentityError },
+    #[error("failed to set up requests to the service")]
+    Plain(#[source] reqwest::Error),
+    #[error("failed to listen on {address}")]
+    Listen { address: std::net::SocketAddr, source: std::io::Error },
+    #[error("failed to serve other gates")]
+    Serve(#[source] IdentityError),
+}
