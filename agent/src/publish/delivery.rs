@@ -15,6 +15,15 @@ pub(super) enum Sent {
     State,
 }
 
+/// What became of something that was to go to the client.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Handed {
+    /// It is the client's, or gone for good.
+    Over,
+    /// The client's queue is full or closed; it is where it was.
+    Refused,
+}
+
 impl Publisher {
     /// Hands over what fits the window: state, descriptions, then payloads.
     pub(super) fn hand_over(&mut self, client: &AsyncClient) {
@@ -28,7 +37,10 @@ impl Publisher {
             let next = self.setup.settings.mqtt.state_interval.as_millis().saturating_sub(500);
             self.state_due_ms = now_ms + next;
             let payload = self.state(self.status).to_json();
-            self.publish(client, Sent::State, self.topic(Leaf::State), payload, true);
+            if self.publish(client, Sent::State, self.topic(Leaf::State), payload, true) == Handed::Refused {
+                self.state_due_ms = now_ms;
+                return;
+            }
         }
         let window = usize::from(self.setup.settings.mqtt.in_flight);
         while self.metas_in_flight + self.outbox.in_flight() < window
@@ -42,22 +54,24 @@ impl Publisher {
             }
             self.metas_in_flight += 1;
             let topic = self.topic(Leaf::Meta { device: device.clone() });
-            self.publish(client, Sent::Meta(device), topic, payload, true);
+            if self.publish(client, Sent::Meta(device), topic, payload, true) == Handed::Refused {
+                return;
+            }
         }
         while self.metas_in_flight + self.outbox.in_flight() < window
             && let Some((key, _, lane)) = self.outbox.next()
-        {
-            self.hand_over_payload(client, key, lane);
-        }
+            // What is refused goes back to where it came from, and would be the next again.
+            && self.hand_over_payload(client, key, lane) == Handed::Over
+        {}
     }
 
-    pub(super) fn hand_over_payload(&mut self, client: &AsyncClient, key: Key, lane: Lane) {
+    fn hand_over_payload(&mut self, client: &AsyncClient, key: Key, lane: Lane) -> Handed {
         let record = match self.spool.read(key) {
             Ok(record) => record,
             Err(gap) => {
                 self.outbox.forget(key);
                 self.record_gaps(gap.into_iter().collect());
-                return;
+                return Handed::Over;
             }
         };
         if record.payload.len() > self.max_payload_bytes {
@@ -65,21 +79,34 @@ impl Publisher {
             let gap = self.spool.give_up(key, "larger than the broker takes");
             self.outbox.forget(key);
             self.record_gaps(gap.into_iter().collect());
-            return;
+            return Handed::Over;
         }
         let topic = self.topic(Leaf::Batch { lane, device: record.device });
         self.figures.handed_over += 1;
-        self.publish(client, Sent::Payload(key), topic, record.payload, false);
+        self.publish(client, Sent::Payload(key), topic, record.payload, false)
     }
 
-    pub(super) fn publish(&mut self, client: &AsyncClient, sent: Sent, topic: String, payload: Vec<u8>, retain: bool) {
+    pub(super) fn publish(
+        &mut self,
+        client: &AsyncClient,
+        sent: Sent,
+        topic: String,
+        payload: Vec<u8>,
+        retain: bool,
+    ) -> Handed {
         let options = PublishOptions::at_least_once().retain(retain);
         match client.try_publish_tracked(topic, payload, options) {
-            Ok(notice) => self.notices.push(Box::pin(async move {
-                let result = notice.wait_completion_async().await;
-                (sent, result.map_err(|error| error.to_string()))
-            })),
-            Err(error) => self.settle(&sent, Err(error.to_string())),
+            Ok(notice) => {
+                self.notices.push(Box::pin(async move {
+                    let result = notice.wait_completion_async().await;
+                    (sent, result.map_err(|error| error.to_string()))
+                }));
+                Handed::Over
+            }
+            Err(error) => {
+                self.settle(&sent, Err(error.to_string()));
+                Handed::Refused
+            }
         }
     }
 

@@ -11,8 +11,9 @@ use rumqttc::{AsyncClient, PublishOptions, QoS};
 use tokio::sync::{mpsc, oneshot};
 
 use super::AllowedVerb;
-use super::run::{CommandRequest, PublishError, Publisher};
+use super::run::Publisher;
 use super::session::FromBroker;
+use super::setup::{CommandRequest, PublishError};
 
 /// Replies remembered, so that a repeated command is answered and not obeyed twice.
 const REPLIES_MAX: usize = 64;
@@ -135,6 +136,10 @@ impl Publisher {
             self.reply(client, known);
             return;
         }
+        if self.at_work.contains(&command.id) {
+            // Sent again while it is carried out: the one reply answers both.
+            return;
+        }
         let wanted = match &command.verb {
             CommandVerb::Rebirth => AllowedVerb::Rebirth,
             CommandVerb::PollNow { .. } => AllowedVerb::PollNow,
@@ -161,6 +166,7 @@ impl Publisher {
             Err(_) => self.reply(client, answer(false, Some("busy".to_owned()))),
             Ok(()) => {
                 let id = command.id;
+                self.at_work.insert(id.clone());
                 self.working.push(Box::pin(async move {
                     let result = match tokio::time::timeout(COMMAND_LIMIT, receiver).await {
                         Ok(Ok(result)) => result,
@@ -174,6 +180,7 @@ impl Publisher {
     }
 
     pub(super) fn reply(&mut self, client: &AsyncClient, reply: CommandReply) {
+        self.at_work.remove(&reply.id);
         let topic = self.topic(Leaf::CommandReply { id: reply.id.clone() });
         let properties =
             PublishProperties { message_expiry_interval: Some(REPLY_EXPIRY_S), ..PublishProperties::default() };

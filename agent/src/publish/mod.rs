@@ -3,8 +3,8 @@
 //! Knows: numbering, the spool, which payload goes next, retained state and descriptions, commands. Refuses to know: how
 //! a value was read and what a command does.
 //!
-//! Tasks: [`Publisher::run`], and under it the look for a second agent, then the session's event loop; both end with it. Cancelling `run` loses nothing that
-//! the spool has.
+//! Tasks: [`Publisher::run`], and under it the look for a second agent, then the session's event loop; both end with it.
+//! Cancelling `run` loses nothing that the spool has.
 //!
 //! Invariants:
 //! * a payload is stored before it is handed to the client, and leaves the spool only when the home collector's watermark
@@ -14,6 +14,7 @@
 
 mod compose;
 mod delivery;
+mod ending;
 mod hearing;
 pub(crate) mod incarnation;
 mod intake;
@@ -21,6 +22,7 @@ mod outbox;
 mod probe;
 mod run;
 mod session;
+mod setup;
 
 use std::path::PathBuf;
 
@@ -28,8 +30,9 @@ use serde::Deserialize;
 
 use crate::document::KeyFault;
 use crate::span::Span;
-pub use run::{CommandRequest, PublishError, PublishFigures, Publisher, PublisherSetup, Settings};
+pub use run::Publisher;
 pub use session::SessionError;
+pub use setup::{CommandRequest, PublishError, PublishFigures, PublisherSetup, Settings};
 
 /// `[mqtt]`: the home broker and how to talk to it.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]

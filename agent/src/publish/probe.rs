@@ -8,10 +8,10 @@ use std::time::Duration;
 
 use bcp_wire::{AgentState, AgentStatus};
 use rumqttc::QoS;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
 use super::MqttConfig;
-use super::session::{self, FromBroker, SessionError};
+use super::session::{self, AbortOnDrop, FromBroker, SessionError};
 
 /// A retained state arrives right after the subscription; an agent that never ran has none.
 const RETAINED_LIMIT: Duration = Duration::from_millis(400);
@@ -28,8 +28,27 @@ pub enum Predecessor {
     Alive(AgentState),
 }
 
+/// The look as a task, and why it does not reach the broker.
+#[derive(Debug)]
+pub struct Look {
+    pub task: AbortOnDrop<Result<Predecessor, SessionError>>,
+    pub trouble: watch::Receiver<String>,
+}
+
+impl Look {
+    pub fn begin(config: MqttConfig, client_id: String, topic: String) -> Look {
+        let (told, trouble) = watch::channel(String::new());
+        Look { task: AbortOnDrop(tokio::spawn(ask(config, client_id, topic, told))), trouble }
+    }
+}
+
 /// Waits for the broker and looks. Cancel-safe: nothing is written.
-pub async fn ask(config: MqttConfig, client_id: String, topic: String) -> Result<Predecessor, SessionError> {
+async fn ask(
+    config: MqttConfig,
+    client_id: String,
+    topic: String,
+    trouble: watch::Sender<String>,
+) -> Result<Predecessor, SessionError> {
     let (client, event_loop) = session::build(&config, &client_id, None)?;
     let (inbox, mut news) = mpsc::channel(session::INBOX);
     let driver = session::AbortOnDrop(tokio::spawn(session::drive(event_loop, inbox)));
@@ -55,7 +74,9 @@ pub async fn ask(config: MqttConfig, client_id: String, topic: String) -> Result
                 }
                 patience = patience.max(Some(tokio::time::Instant::now() + RETAINED_LIMIT));
             }
-            Some(FromBroker::Lost { reason }) => tracing::debug!(%reason, "no broker yet"),
+            Some(FromBroker::Lost { reason }) => {
+                let _ = trouble.send_replace(reason);
+            }
             Some(FromBroker::Message { payload, retained, .. }) => {
                 let Ok(state) = AgentState::from_json(&payload) else { continue };
                 match state.status {

@@ -3,97 +3,34 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fs::File;
 use std::future::Future;
-use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bcp_wire::topic::Leaf;
-use bcp_wire::{
-    AgentState, AgentStatus, ClockState, CommandReply, CommandVerb, Id, MAX_PAYLOAD_BYTES, Site, Topic, WIRE_VERSION,
-};
+use bcp_wire::{AgentState, AgentStatus, ClockState, CommandReply, Id, MAX_PAYLOAD_BYTES, Topic, WIRE_VERSION};
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
-use rumqttc::{AsyncClient, EventLoop};
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
 use super::compose::Composer;
 use super::delivery::Sent;
 use super::outbox::{Outbox, OutboxConfig};
-use super::probe::{self, Predecessor};
-use super::session::{self, AbortOnDrop, FromBroker, SessionError};
-use super::{AllowedVerb, MqttConfig, incarnation};
+use super::probe::{Look, Predecessor};
+use super::session::{self, FromBroker, Link, SessionError};
+use super::setup::{CommandRequest, PublishError, PublishFigures, PublisherSetup, Settings};
+use super::{MqttConfig, incarnation};
 use crate::clock::wall_ms;
 use crate::outbound::Outbound;
-use crate::spool::{Durability, Spool, SpoolConfig, SpoolFigures};
+use crate::spool::{Durability, Spool};
 
 /// How often due work is looked for; the grain of pacing.
-const TICK: Duration = Duration::from_millis(100);
+pub(super) const TICK: Duration = Duration::from_millis(100);
 /// Messages of sources taken in one turn before the broker gets its turn.
 const INTAKE_PER_TURN: usize = 256;
-/// Time to deliver what is left when stopping.
-const DRAIN_LIMIT: Duration = Duration::from_millis(1_500);
-/// Time for the last state to reach the broker.
-const FAREWELL_LIMIT: Duration = Duration::from_millis(500);
-
-/// Everything the publisher must be told.
-#[derive(Debug, Clone)]
-pub struct PublisherSetup {
-    pub site: Site,
-    pub agent: Id,
-    /// Holds `incarnation` and `spool/`.
-    pub state_dir: PathBuf,
-    pub settings: Settings,
-}
-
-/// What may change while the publisher runs.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Settings {
-    pub mqtt: MqttConfig,
-    pub spool: SpoolConfig,
-    /// Commands that are obeyed; all others are denied.
-    pub allow: Vec<AllowedVerb>,
-    /// First 16 hexadecimal digits of the SHA-256 of the configuration.
-    pub config_hash: String,
-}
-
-/// Why the publisher ended by itself.
-#[derive(Debug, thiserror::Error)]
-pub enum PublishError {
-    #[error("failed to set up the session with {broker}")]
-    Session { broker: String, source: SessionError },
-    #[error(
-        "another agent runs under the id {site}/{agent} (its session {session}, start {incarnation}); stop one of them or rename it"
-    )]
-    SecondAgent { site: Site, agent: Id, session: String, incarnation: u64 },
-    #[error(
-        "this agent's start counter was lost: it says {ours}, but {site}/{agent} has been at {seen}; the counter is set, start again"
-    )]
-    CounterLost { site: Site, agent: Id, ours: u64, seen: u64 },
-}
-
-/// A command that the configuration allows, for the application to carry out.
-#[derive(Debug)]
-pub struct CommandRequest {
-    pub verb: CommandVerb,
-    /// Dropped without an answer, it counts as refused.
-    pub answer: oneshot::Sender<Result<(), String>>,
-}
-
-/// Figures of the publisher, for status and metrics.
-#[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize)]
-pub struct PublishFigures {
-    pub connected: bool,
-    pub sessions: u64,
-    pub last_error: Option<String>,
-    pub incarnation: u64,
-    pub unsent: u64,
-    pub in_flight: u64,
-    pub handed_over: u64,
-    pub committed: u64,
-    pub spool: SpoolFigures,
-}
+/// How often certificates, key and password are looked at: a changed one makes another session.
+const FILES_LOOK_MS: u64 = 30_000;
 
 pub(super) type Notice = Pin<Box<dyn Future<Output = (Sent, Result<(), String>)> + Send>>;
 pub(super) type Reply = Pin<Box<dyn Future<Output = CommandReply> + Send>>;
@@ -120,6 +57,8 @@ pub struct Publisher {
     pub(super) max_payload_bytes: usize,
     pub(super) notices: FuturesUnordered<Notice>,
     pub(super) working: FuturesUnordered<Reply>,
+    /// Commands that are carried out and not answered yet.
+    pub(super) at_work: BTreeSet<Id>,
     pub(super) replies: VecDeque<CommandReply>,
     pub(super) sync: Option<JoinHandle<std::io::Result<()>>>,
     pub(super) sync_due_ms: u64,
@@ -128,6 +67,9 @@ pub struct Publisher {
     pub(super) figures_out: watch::Sender<PublishFigures>,
     pub(super) clock: watch::Receiver<ClockState>,
     pub(super) started: Instant,
+    /// The files that the present session was set up with.
+    files: session::Stamps,
+    files_due_ms: u64,
 }
 
 impl Publisher {
@@ -158,6 +100,7 @@ impl Publisher {
             max_payload_bytes: MAX_PAYLOAD_BYTES,
             notices: FuturesUnordered::new(),
             working: FuturesUnordered::new(),
+            at_work: BTreeSet::new(),
             replies: VecDeque::new(),
             sync: None,
             sync_due_ms: 0,
@@ -166,6 +109,8 @@ impl Publisher {
             figures,
             clock,
             started: Instant::now(),
+            files: session::stamps(&setup.settings.mqtt),
+            files_due_ms: FILES_LOOK_MS,
             settings,
             settings_in,
             setup,
@@ -209,14 +154,9 @@ impl Publisher {
         commands: mpsc::Sender<CommandRequest>,
         mut shutdown: watch::Receiver<bool>,
     ) -> Result<(), PublishError> {
-        let (mut client, event_loop) = self.connect()?;
-        let (mut inbox, mut news) = mpsc::channel(session::INBOX);
-        let mut event_loop = Some(event_loop);
-        let mut driver = None;
+        let mut link = self.link()?;
+        let mut look = self.look();
         let mut settings = self.settings.clone();
-        let look_id = format!("{}-look-{}", self.client_id(), self.session);
-        let look = probe::ask(self.setup.settings.mqtt.clone(), look_id, self.topic(Leaf::State));
-        let mut look = AbortOnDrop(tokio::spawn(look));
         let mut ticker = tokio::time::interval(TICK);
         ticker.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut open = true;
@@ -235,68 +175,92 @@ impl Publisher {
                         }
                     }
                 },
-                found = &mut look.0, if driver.is_none() => {
+                found = &mut look.task.0, if !link.is_driven() => {
                     self.succeed(found)?;
-                    driver = event_loop.take().map(|event_loop| {
-                        AbortOnDrop(tokio::spawn(session::drive(event_loop, inbox.clone())))
-                    });
+                    link.drive();
                 }
-                Some(news) = news.recv() => self.hear(&client, &commands, news)?,
+                Ok(()) = look.trouble.changed() => {
+                    let reason = look.trouble.borrow_and_update().clone();
+                    self.hear(&link.client, &commands, FromBroker::Lost { reason })?;
+                }
+                news = link.news.recv() => match news {
+                    Some(news) => self.hear(&link.client, &commands, news)?,
+                    None => return Err(PublishError::BrokeOff { broker: self.setup.settings.mqtt.broker.clone() }),
+                },
                 Ok(()) = settings.changed() => {
                     let next = settings.borrow_and_update().clone();
-                    if self.resettle(next) && driver.is_some() {
-                        match self.connect() {
-                            Ok((next, event_loop)) => {
-                                self.leave(&client, &mut news).await;
-                                client = next;
-                                (inbox, news) = mpsc::channel(session::INBOX);
-                                driver = Some(AbortOnDrop(tokio::spawn(session::drive(event_loop, inbox.clone()))));
-                            }
-                            Err(error) => tracing::error!(%error, "the present session goes on"),
-                        }
+                    if self.resettle(next) {
+                        self.connect_anew(&mut link, &mut look).await;
                     }
                 }
                 Some((sent, result)) = self.notices.next(), if !self.notices.is_empty() => self.settle(&sent, result),
-                Some(reply) = self.working.next(), if !self.working.is_empty() => self.reply(&client, reply),
-                _ = ticker.tick() => self.tick().await,
+                Some(reply) = self.working.next(), if !self.working.is_empty() => self.reply(&link.client, reply),
+                _ = ticker.tick() => {
+                    self.tick().await;
+                    if self.files_changed() {
+                        self.connect_anew(&mut link, &mut look).await;
+                    }
+                }
             }
-            self.hand_over(&client);
+            self.hand_over(&link.client);
         }
-        self.drain(&client, &commands, &mut outbound, &mut news).await?;
-        drop(driver);
-        Ok(())
+        self.drain(&mut link, &commands, &mut outbound).await
     }
 
     fn client_id(&self) -> String {
         format!("bcp-{}-{}", self.setup.site, self.setup.agent)
     }
 
-    fn connect(&self) -> Result<(AsyncClient, EventLoop), PublishError> {
+    /// A session as the settings have it, not begun yet.
+    fn link(&mut self) -> Result<Link, PublishError> {
         let mqtt = &self.setup.settings.mqtt;
+        let files = session::stamps(mqtt);
         let will = session::last_will(&self.topic(Leaf::State), self.state(AgentStatus::Lost).to_json());
-        session::build(mqtt, &self.client_id(), Some(will))
-            .map_err(|source| PublishError::Session { broker: mqtt.broker.clone(), source })
+        let link = Link::new(mqtt, &self.client_id(), will)
+            .map_err(|source| PublishError::Session { broker: mqtt.broker.clone(), source })?;
+        self.files = files;
+        Ok(link)
     }
 
-    /// Takes new settings over. True where they need another session.
+    fn look(&self) -> Look {
+        let id = format!("{}-look-{}", self.client_id(), self.session);
+        Look::begin(self.setup.settings.mqtt.clone(), id, self.topic(Leaf::State))
+    }
+
+    /// Another session in place of this one; before the first session, another look as well.
+    async fn connect_anew(&mut self, link: &mut Link, look: &mut Look) {
+        match self.link() {
+            Ok(next) if link.is_driven() => {
+                self.leave(link).await;
+                *link = next;
+                link.drive();
+            }
+            Ok(next) => {
+                *look = self.look();
+                *link = next;
+            }
+            Err(error) => tracing::error!(error = %session::chain(&error), "the present session goes on"),
+        }
+    }
+
+    /// True where a file of the session is not what it was; looked at now and then.
+    fn files_changed(&mut self) -> bool {
+        let now_ms = self.now_ms();
+        if now_ms < self.files_due_ms {
+            return false;
+        }
+        self.files_due_ms = now_ms + FILES_LOOK_MS;
+        session::stamps(&self.setup.settings.mqtt) != self.files
+    }
+
+    /// Takes new settings over. True where they, or the files they name, need another session.
     fn resettle(&mut self, next: Settings) -> bool {
-        let anew = next.mqtt != self.setup.settings.mqtt;
+        let anew = next.mqtt != self.setup.settings.mqtt || session::stamps(&next.mqtt) != self.files;
         self.outbox.resettle(outbox_config(&next.mqtt));
         self.spool.resettle(next.spool.clone());
         self.setup.settings = next;
         self.state_due_ms = 0;
         anew
-    }
-
-    /// Ends a session in order, so that its will is not published.
-    async fn leave(&mut self, client: &AsyncClient, news: &mut mpsc::Receiver<FromBroker>) {
-        if self.connected && client.disconnect_now().await.is_ok() {
-            // Its task ends when the broker has been told, and closes this channel with it.
-            let rest = async { while news.recv().await.is_some() {} };
-            let _ = tokio::time::timeout(FAREWELL_LIMIT, rest).await;
-        }
-        self.connected = false;
-        tracing::info!(broker = %self.setup.settings.mqtt.broker, "new settings: another session");
     }
 
     /// Judges what was found under our id before we began.
@@ -344,7 +308,7 @@ impl Publisher {
         }
     }
 
-    async fn tick(&mut self) {
+    pub(super) async fn tick(&mut self) {
         let now_ms = self.now_ms();
         self.outbox.advance(now_ms);
         if self.clock.has_changed().unwrap_or(false) {
@@ -400,54 +364,6 @@ impl Publisher {
             Durability::Memory { .. } | Durability::Disk => {}
         }
     }
-
-    async fn drain(
-        &mut self,
-        client: &AsyncClient,
-        commands: &mpsc::Sender<CommandRequest>,
-        outbound: &mut mpsc::Receiver<Outbound>,
-        news: &mut mpsc::Receiver<FromBroker>,
-    ) -> Result<(), PublishError> {
-        self.status = AgentStatus::Draining;
-        self.state_due_ms = 0;
-        outbound.close();
-        while let Ok(message) = outbound.try_recv() {
-            self.take(message);
-        }
-        let deadline = tokio::time::Instant::now() + DRAIN_LIMIT;
-        let mut ticker = tokio::time::interval(TICK);
-        self.hand_over(client);
-        while self.connected && self.outbox.unsent() + self.outbox.in_flight() + self.metas_in_flight > 0 {
-            tokio::select! {
-                () = tokio::time::sleep_until(deadline) => break,
-                Some(news) = news.recv() => self.hear(client, commands, news)?,
-                Some((sent, result)) = self.notices.next(), if !self.notices.is_empty() => self.settle(&sent, result),
-                _ = ticker.tick() => self.tick().await,
-            }
-            self.hand_over(client);
-        }
-        if self.connected {
-            let payload = self.state(AgentStatus::Offline).to_json();
-            self.publish(client, Sent::State, self.topic(Leaf::State), payload, true);
-            let farewell = async {
-                while let Some((sent, result)) = self.notices.next().await {
-                    self.settle(&sent, result);
-                }
-            };
-            if tokio::time::timeout(FAREWELL_LIMIT, farewell).await.is_err() {
-                tracing::warn!("the broker did not acknowledge everything before the end; it stays in the spool");
-            }
-            if client.disconnect_now().await.is_ok() {
-                tokio::time::sleep(Duration::from_millis(50)).await;
-            }
-        }
-        self.spool.flush(self.now_ms());
-        if let Err(error) = sync_all(&self.spool.take_unsynced()) {
-            tracing::error!(%error, "the spool was not synced at the end");
-        }
-        tracing::info!(left = self.spool.figures().payloads, "publisher stopped");
-        Ok(())
-    }
 }
 
 fn outbox_config(mqtt: &MqttConfig) -> OutboxConfig {
@@ -458,6 +374,6 @@ fn outbox_config(mqtt: &MqttConfig) -> OutboxConfig {
     }
 }
 
-fn sync_all(files: &[Arc<File>]) -> std::io::Result<()> {
+pub(super) fn sync_all(files: &[Arc<File>]) -> std::io::Result<()> {
     files.iter().try_for_each(|file| file.sync_data())
 }

@@ -3,7 +3,7 @@
 //! Task: [`drive`], ended by aborting it or by the client's disconnect. It never waits for the publisher to publish.
 
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use rumqttc::{
     AsyncClient, ClientBuildError, ConnectionError, EventLoop, IncomingPacketSizeLimit, LastWill, MqttOptions, Packet,
@@ -87,6 +87,46 @@ pub fn build(
         .map_err(SessionError::Client)
 }
 
+/// A session that is set up. Nothing is sent before [`Link::drive`].
+#[allow(missing_debug_implementations, reason = "the client's event loop has none")]
+pub struct Link {
+    pub client: AsyncClient,
+    pub news: mpsc::Receiver<FromBroker>,
+    waiting: Option<(EventLoop, mpsc::Sender<FromBroker>)>,
+    task: Option<AbortOnDrop<()>>,
+}
+
+impl Link {
+    pub fn new(config: &MqttConfig, client_id: &str, will: LastWill) -> Result<Link, SessionError> {
+        let (client, event_loop) = build(config, client_id, Some(will))?;
+        let (inbox, news) = mpsc::channel(INBOX);
+        Ok(Link { client, news, waiting: Some((event_loop, inbox)), task: None })
+    }
+
+    pub fn drive(&mut self) {
+        if let Some((event_loop, inbox)) = self.waiting.take() {
+            self.task = Some(AbortOnDrop(tokio::spawn(drive(event_loop, inbox))));
+        }
+    }
+
+    pub const fn is_driven(&self) -> bool {
+        self.task.is_some()
+    }
+}
+
+/// When each file of a session was last written, and its length.
+pub type Stamps = Vec<Option<(SystemTime, u64)>>;
+
+/// Password and certificates as they are on the disk.
+pub fn stamps(config: &MqttConfig) -> Stamps {
+    let tls = config.tls.iter().flat_map(|tls| [&tls.ca, &tls.cert, &tls.key]);
+    let stamp = |path: &PathBuf| {
+        let meta = std::fs::metadata(path).ok()?;
+        Some((meta.modified().ok()?, meta.len()))
+    };
+    config.password_file.iter().chain(tls).map(stamp).collect()
+}
+
 fn read(path: &PathBuf) -> Result<Vec<u8>, SessionError> {
     std::fs::read(path).map_err(|source| SessionError::Read { path: path.clone(), source })
 }
@@ -145,7 +185,8 @@ fn back_off(attempt: u32, dice: f64) -> Duration {
     Duration::from_millis(full).mul_f64(0.5 + dice.clamp(0.0, 1.0) / 2.0)
 }
 
-fn chain(error: &dyn std::error::Error) -> String {
+/// An error and its causes in one line.
+pub fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(cause) = source {
