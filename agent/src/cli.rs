@@ -22,7 +22,7 @@ use crate::discover::spec::{ModbusSpec, SnmpSpec};
 use crate::reading_table::{self, DeviceRows};
 use crate::run::{self, SetLogLevel};
 use crate::span::Span;
-use crate::{discover, self_stats, source, status, warden};
+use crate::{clock, discover, gate, source, status, warden};
 
 /// sysexits.h EX_USAGE.
 const EXIT_CONFIG: u8 = 64;
@@ -319,53 +319,7 @@ async fn show_status(config: Config, json: bool) -> anyhow::Result<ExitCode> {
         return print(&(answer.text().await? + "\n"));
     }
     let status: status::Status = answer.json().await?;
-    print(&status_text(&status))
-}
-
-fn status_text(status: &status::Status) -> String {
-    use std::fmt::Write as _;
-    let report: &self_stats::Report = &status.agent;
-    let mut text = format!(
-        "bcp-agent {}: {} polls, {} missed, {} failed, {} readings, p99 lateness {:.1} ms, {:.1} MB\n",
-        report.version,
-        report.polls,
-        report.missed,
-        report.failed,
-        report.samples,
-        report.lateness_p99_ms,
-        report.rss_bytes as f64 / 1e6,
-    );
-    let _ = writeln!(text, "delivery {}", status.delivery);
-    if let Some(gate) = &status.gate {
-        let _ = writeln!(text, "gate {gate}");
-    }
-    if let Some(traps) = &status.traps {
-        let counts: Vec<String> = traps.counts.iter().map(|(verdict, count)| format!("{verdict:?} {count}")).collect();
-        let _ = writeln!(text, "traps on {}: {}", traps.listen, counts.join(", "));
-        for (what, shown) in [("from strangers", &traps.strangers), ("without a name", &traps.unnamed)] {
-            for (key, count) in shown {
-                let _ = writeln!(text, "  {what}: {key} {count} times");
-            }
-        }
-    }
-    let _ = writeln!(text, "{:<32}  reachable  rtt p50/p99 ms    polls  missed  failed  next ms  requests", "device");
-    for device in &report.devices {
-        let rtt = |rtt: Option<f64>| rtt.map_or_else(|| "-".to_owned(), |rtt| format!("{rtt:.1}"));
-        let rtts = format!("{}/{}", rtt(device.rtt_p50_ms), rtt(device.rtt_p99_ms));
-        let _ = writeln!(
-            text,
-            "{:<32}  {:<9}  {rtts:<14}  {:>7}  {:>6}  {:>6}  {:>7}  {:>8}  {}",
-            device.id.as_str(),
-            device.reachable,
-            device.polls,
-            device.missed,
-            device.failed,
-            device.next_in_ms,
-            device.requests,
-            device.trouble.as_deref().unwrap_or("")
-        );
-    }
-    text
+    print(&status::table::text(&status, clock::wall_ms(), gate::boot_ms()))
 }
 
 /// Log to stderr; `BCP_LOG` sets the level. The result changes it later.

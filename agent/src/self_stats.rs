@@ -2,29 +2,25 @@
 //!
 //! Knows: figures. Refuses to know: who reads them. One short lock per poll; nobody holds it while waiting.
 
+mod lateness;
+mod own;
+
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use bcp_wire::{DeviceMeta, Id, PointMeta, PointName, Value, WIRE_VERSION};
+use bcp_wire::{BadReason, Id};
 use serde::Serialize;
 
 use crate::clock::{self, WallClock};
-use crate::outbound::Sample;
 use crate::schedule::{Finished, Mono, Outcome, ReachChange};
 use crate::source::{Clock, Polled};
-use crate::spool::SpoolFigures;
+use lateness::Lateness;
+pub use own::{SELF_INTERVAL, SelfDevice, rss_bytes};
 
 /// Round trips of a device that its percentiles are taken of.
 const RTT_WINDOW: usize = 64;
-/// Lateness is kept in this many windows of [`LATENESS_WINDOW`]: the last minute.
-const LATENESS_WINDOWS: usize = 6;
-const LATENESS_WINDOW: Duration = Duration::from_secs(10);
-/// Steps of the lateness histogram: the n-th holds up to 2^(n/4) - 1 tenths of a millisecond; the last one the rest.
-const LATENESS_STEPS: usize = 80;
-/// How often the agent reports about itself.
-pub const SELF_INTERVAL: Duration = Duration::from_secs(10);
 
 /// Live state of everything that is polled.
 #[derive(Debug)]
@@ -42,7 +38,7 @@ pub struct Board {
 #[derive(Debug, Default)]
 struct Inner {
     devices: BTreeMap<Id, Device>,
-    lateness: VecDeque<(Mono, [u32; LATENESS_STEPS])>,
+    lateness: Lateness,
     /// SNMP engines of devices, to tell cloned ones.
     engines: BTreeMap<Id, Vec<u8>>,
 }
@@ -51,32 +47,100 @@ struct Inner {
 struct Device {
     interval: Duration,
     planned: usize,
-    reachable: Option<bool>,
+    reachable: Reachable,
     polls: u64,
     missed: u64,
     failed: u64,
-    last_good_ms: Option<i64>,
+    /// Wall time as the label, monotonic time for the age.
+    last_good: Option<(i64, Mono)>,
+    error: Option<ErrorClass>,
+    bad_points: usize,
     trouble: Option<String>,
     next: Mono,
     rtt: VecDeque<Duration>,
+}
+
+/// What is wrong with a poll, in one word.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum ErrorClass {
+    /// The device, or what stands before it, said no at once.
+    Refused,
+    /// The reason of most of the points without a value.
+    Bad(BadReason),
+}
+
+impl ErrorClass {
+    /// The class of a poll, where anything is wrong with it, and how many of its points have no good value.
+    fn of(polled: &Polled) -> (Option<ErrorClass>, usize) {
+        let mut counts = [0_usize; BadReason::ALL.len()];
+        for reason in polled.samples.iter().filter_map(|sample| sample.2.as_ref().err()) {
+            if let Some(at) = BadReason::ALL.iter().position(|known| known == reason) {
+                counts[at] += 1;
+            }
+        }
+        let most = counts.iter().zip(BadReason::ALL).filter(|(count, _)| **count > 0).max_by_key(|(count, _)| **count);
+        let class = match (polled.outcome, most) {
+            (Outcome::Refused, _) => Some(ErrorClass::Refused),
+            (_, Some((_, reason))) => Some(ErrorClass::Bad(reason)),
+            (Outcome::Silent, None) => Some(ErrorClass::Bad(BadReason::Timeout)),
+            (Outcome::Answered, None) => None,
+        };
+        (class, counts.iter().sum())
+    }
+
+    const fn as_str(self) -> &'static str {
+        match self {
+            ErrorClass::Refused => "refused",
+            ErrorClass::Bad(reason) => reason.as_str(),
+        }
+    }
 }
 
 /// One device, for people and for `status`.
 #[derive(Debug, Clone, PartialEq, Serialize, serde::Deserialize)]
 pub struct DeviceReport {
     pub id: Id,
-    /// `yes`, `no`, or `unknown` before the first answer.
-    pub reachable: String,
+    pub reachable: Reachable,
     pub interval_ms: u64,
     pub requests: usize,
     pub polls: u64,
     pub missed: u64,
     pub failed: u64,
+    /// When it last gave a good value: milliseconds since 1970 UTC, and how long ago that is.
     pub last_good_ms: Option<i64>,
+    pub last_good_ago_ms: Option<u64>,
+    /// What is wrong with the last poll: `refused`, or the reason of most of its bad points.
+    #[serde(default)]
+    pub error: Option<String>,
+    /// Points without a good value in the last poll.
+    #[serde(default)]
+    pub bad_points: usize,
     pub rtt_p50_ms: Option<f64>,
     pub rtt_p99_ms: Option<f64>,
     pub next_in_ms: u64,
     pub trouble: Option<String>,
+}
+
+/// Whether a device answers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Reachable {
+    Yes,
+    No,
+    /// It has neither answered yet nor failed twice.
+    Unknown,
+}
+
+impl Reachable {
+    /// The word of the contract, where anything is known.
+    #[must_use]
+    pub const fn word(self) -> Option<&'static str> {
+        match self {
+            Reachable::Yes => Some("yes"),
+            Reachable::No => Some("no"),
+            Reachable::Unknown => None,
+        }
+    }
 }
 
 /// Everything `GET /status` tells.
@@ -121,7 +185,9 @@ impl Board {
 
     /// The device is no longer polled.
     pub fn remove(&self, id: &Id) {
-        self.inner().devices.remove(id);
+        let mut inner = self.inner();
+        inner.devices.remove(id);
+        inner.engines.remove(id);
     }
 
     fn inner(&self) -> MutexGuard<'_, Inner> {
@@ -133,11 +199,13 @@ impl Board {
         let device = Device {
             interval,
             planned,
-            reachable: None,
+            reachable: Reachable::Unknown,
             polls: 0,
             missed: 0,
             failed: 0,
-            last_good_ms: None,
+            last_good: None,
+            error: None,
+            bad_points: 0,
             trouble: None,
             next: self.clock.now(),
             rtt: VecDeque::new(),
@@ -154,7 +222,7 @@ impl Board {
         self.samples.fetch_add(polled.samples.len() as u64, Ordering::Relaxed);
         let now = self.clock.now();
         let mut inner = self.inner();
-        inner.late(now, late);
+        inner.lateness.add(now, late);
         let Some(device) = inner.devices.get_mut(id) else { return };
         device.polls += 1;
         device.missed += finished.missed;
@@ -163,12 +231,13 @@ impl Board {
         if device.trouble != polled.trouble {
             device.trouble.clone_from(&polled.trouble);
         }
-        if polled.outcome == Outcome::Answered {
-            device.last_good_ms = Some(t_ms);
+        (device.error, device.bad_points) = ErrorClass::of(polled);
+        if device.bad_points < polled.samples.len() {
+            device.last_good = Some((t_ms, now));
         }
         match finished.reach {
-            ReachChange::BecameReachable => device.reachable = Some(true),
-            ReachChange::BecameUnreachable => device.reachable = Some(false),
+            ReachChange::BecameReachable => device.reachable = Reachable::Yes,
+            ReachChange::BecameUnreachable => device.reachable = Reachable::No,
             ReachChange::Same => {}
         }
         if let Some(rtt) = polled.rtt {
@@ -197,7 +266,7 @@ impl Board {
         let now = self.clock.now();
         let inner = self.inner();
         let devices = inner.devices.iter().map(|(id, device)| device.report(id, now)).collect();
-        let lateness_p99_ms = inner.lateness_p99_ms();
+        let lateness_p99_ms = inner.lateness.p99_ms();
         drop(inner);
         Report {
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -213,50 +282,6 @@ impl Board {
     }
 }
 
-impl Inner {
-    fn late(&mut self, now: Mono, late: Duration) {
-        if self.lateness.back().is_none_or(|(since, _)| now.since(*since) >= LATENESS_WINDOW) {
-            if self.lateness.len() == LATENESS_WINDOWS {
-                self.lateness.pop_front();
-            }
-            self.lateness.push_back((now, [0; LATENESS_STEPS]));
-        }
-        if let Some((_, steps)) = self.lateness.back_mut()
-            && let Some(count) = steps.get_mut(lateness_step(late))
-        {
-            *count = count.saturating_add(1);
-        }
-    }
-
-    /// Upper end of the step that holds the 99th of 100 polls.
-    fn lateness_p99_ms(&self) -> f64 {
-        let count = |step: usize| -> u64 {
-            self.lateness.iter().filter_map(|(_, steps)| steps.get(step)).map(|n| u64::from(*n)).sum()
-        };
-        let total: u64 = (0..LATENESS_STEPS).map(count).sum();
-        let mut below = 0;
-        for step in 0..LATENESS_STEPS {
-            below += count(step);
-            if total > 0 && below * 100 >= total * 99 {
-                return lateness_upper_ms(step);
-            }
-        }
-        0.0
-    }
-}
-
-fn lateness_step(late: Duration) -> usize {
-    let step = (4.0 * (late.as_secs_f64() * 10_000.0 + 1.0).log2()).ceil();
-    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // at least 0, and bounded just here
-    let step = step as usize;
-    step.min(LATENESS_STEPS - 1)
-}
-
-fn lateness_upper_ms(step: usize) -> f64 {
-    let quarter = i32::try_from(step).unwrap_or(i32::MAX);
-    (2_f64.powf(f64::from(quarter) / 4.0) - 1.0) / 10.0
-}
-
 impl Device {
     fn report(&self, id: &Id, now: Mono) -> DeviceReport {
         let mut sorted: Vec<Duration> = self.rtt.iter().copied().collect();
@@ -264,26 +289,28 @@ impl Device {
         let percentile = |hundredth: usize| {
             sorted.get((sorted.len() * hundredth / 100).min(sorted.len().saturating_sub(1))).map(|rtt| millis(*rtt))
         };
-        let reachable = match self.reachable {
-            Some(true) => "yes",
-            Some(false) => "no",
-            None => "unknown",
-        };
         DeviceReport {
             id: id.clone(),
-            reachable: reachable.to_owned(),
-            interval_ms: u64::try_from(self.interval.as_millis()).unwrap_or(u64::MAX),
+            reachable: self.reachable,
+            interval_ms: whole_millis(self.interval),
             requests: self.planned,
             polls: self.polls,
             missed: self.missed,
             failed: self.failed,
-            last_good_ms: self.last_good_ms,
+            last_good_ms: self.last_good.map(|(t_ms, _)| t_ms),
+            last_good_ago_ms: self.last_good.map(|(_, at)| whole_millis(now.since(at))),
+            error: self.error.map(|class| class.as_str().to_owned()),
+            bad_points: self.bad_points,
             rtt_p50_ms: percentile(50),
             rtt_p99_ms: percentile(99),
-            next_in_ms: u64::try_from(self.next.since(now).as_millis()).unwrap_or(u64::MAX),
+            next_in_ms: whole_millis(self.next.since(now)),
             trouble: self.trouble.clone(),
         }
     }
+}
+
+fn whole_millis(span: Duration) -> u64 {
+    u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// Milliseconds with three digits after the point.
@@ -291,127 +318,54 @@ fn millis(span: Duration) -> f64 {
     (span.as_secs_f64() * 1e6).round() / 1e3
 }
 
-/// Resident memory of this process.
-#[must_use]
-pub fn rss_bytes() -> Option<u64> {
-    let text = std::fs::read_to_string("/proc/self/status").ok()?;
-    let line = text.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
-    let kibibytes: u64 = line.split_ascii_whitespace().next()?.parse().ok()?;
-    Some(kibibytes * 1024)
-}
-
-/// Processor time of this process so far.
-fn cpu_time() -> Duration {
-    let time = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
-    Duration::new(u64::try_from(time.tv_sec).unwrap_or(0), u32::try_from(time.tv_nsec).unwrap_or(0))
-}
-
-/// The agent as a device of its own.
-#[derive(Debug)]
-pub struct SelfDevice {
-    id: Id,
-    last: (Mono, Duration),
-}
-
-impl SelfDevice {
-    #[must_use]
-    pub fn new(agent: Id, board: &Board) -> SelfDevice {
-        SelfDevice { id: agent, last: (board.clock().now(), cpu_time()) }
-    }
-
-    /// Its readings now.
-    #[allow(clippy::cast_precision_loss)] // counters as doubles, as everywhere on the wire
-    pub fn samples(&mut self, board: &Board, spool: &SpoolFigures) -> Vec<Sample> {
-        let (now, cpu) = (board.clock().now(), cpu_time());
-        let (then, before) = std::mem::replace(&mut self.last, (now, cpu));
-        let elapsed = now.since(then).as_secs_f64();
-        let report = board.report();
-        let mut samples = Vec::new();
-        let mut number = |name: &str, value: f64| {
-            if let (Ok(name), Some(value)) = (name.parse::<PointName>(), Value::num(value)) {
-                samples.push((name, 0, Ok(value)));
-            }
-        };
-        number("agent.rss", report.rss_bytes as f64);
-        if elapsed > 0.0 {
-            number("agent.cpu.used", (cpu.saturating_sub(before).as_secs_f64() / elapsed * 1e4).round() / 100.0);
-        }
-        number("agent.spool.bytes", (spool.disk_bytes + spool.memory_bytes) as f64);
-        number("agent.spool.dropped", spool.dropped as f64);
-        let oldest_ms = spool.oldest_t_ms.map_or(0, |oldest| board.wall().stamp().t_ms.saturating_sub(oldest).max(0));
-        number("agent.spool.oldest", (oldest_ms / 1_000) as f64);
-        number("agent.polls.total", report.polls as f64);
-        number("agent.polls.missed", report.missed as f64);
-        number("agent.lateness.p99", (report.lateness_p99_ms * 10.0).round() / 10.0);
-        for device in &report.devices {
-            if let Some(rtt) = device.rtt_p50_ms {
-                number(&format!("agent.device.{}.rtt", device.id), rtt);
-            }
-        }
-        for device in report.devices {
-            if let Ok(name) = format!("agent.device.{}.reachable", device.id).parse() {
-                let word = if device.reachable == "yes" { "yes" } else { "no" };
-                samples.push((name, 0, Ok(Value::Text(word.to_owned()))));
-            }
-        }
-        samples
-    }
-
-    /// What it is; the points are those of `samples`.
-    #[must_use]
-    pub fn meta(&self, samples: &[Sample]) -> DeviceMeta {
-        let interval_ms = u64::try_from(SELF_INTERVAL.as_millis()).unwrap_or(u64::MAX);
-        let point = |(name, _, _): &Sample| PointMeta {
-            name: name.clone(),
-            unit: bcp_wire::names::lookup(name).map_or("", |def| def.unit).to_owned(),
-            interval_ms,
-            source: None,
-        };
-        DeviceMeta {
-            v: WIRE_VERSION,
-            i: 0,
-            device: self.id.clone(),
-            kind: "agent".to_owned(),
-            profile: None,
-            firmware: Some(env!("CARGO_PKG_VERSION").to_owned()),
-            firmware_proven: true,
-            parent: None,
-            location: None,
-            points: samples.iter().map(point).collect(),
-        }
-    }
-}
-
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+    use bcp_wire::Value;
 
-    #[test]
-    fn p99_of_lateness_ignores_one_of_a_hundred() {
-        let mut inner = Inner::default();
-        for i in 0..1_000 {
-            let late = if i % 200 == 0 { 900 } else { 3 };
-            inner.late(Mono(i * 1_000), Duration::from_millis(late));
-        }
-        let p99 = inner.lateness_p99_ms();
-        assert!((3.0..4.0).contains(&p99), "{p99}");
-        for i in 0..40 {
-            inner.late(Mono(2_000_000 + i), Duration::from_millis(900));
-        }
-        assert!(inner.lateness_p99_ms() >= 900.0);
-        assert_eq!(lateness_step(Duration::from_secs(1_000)), LATENESS_STEPS - 1);
+    fn polled(outcome: Outcome, values: &[Result<f64, BadReason>]) -> Polled {
+        let sample = |(n, value): (usize, &Result<f64, BadReason>)| {
+            (format!("outlet.{}.current", n + 1).parse().unwrap(), 0, value.map(Value::Num))
+        };
+        let samples = values.iter().enumerate().map(sample).collect();
+        Polled { outcome, samples, meta: None, trouble: None, rtt: None, transition: None }
     }
 
     #[test]
-    fn own_points_are_names_of_the_contract() {
+    fn an_error_has_a_class_and_only_a_good_value_is_a_last_good() {
+        use BadReason as B;
         let board = Board::new(Clock::start());
-        board.add(&"ups-a1".parse().unwrap(), Duration::from_secs(1), 1);
-        let mut device = SelfDevice::new("gw-a".parse().unwrap(), &board);
-        let samples = device.samples(&board, &SpoolFigures::default());
-        assert!(samples.len() >= 5);
-        for (name, _, _) in &samples {
-            assert!(bcp_wire::names::lookup(name).is_some(), "{name}");
-        }
-        assert!(rss_bytes().unwrap() > 100_000);
+        let id: Id = "ups-a1".parse().unwrap();
+        board.add(&id, Duration::from_secs(1), 1);
+        let finished = Finished { missed: 0, reach: ReachChange::Same, next: Mono(0) };
+        let told = |polled: &Polled, t_ms: i64| {
+            board.polled(&id, Duration::ZERO, polled, &finished, t_ms);
+            let device = board.report().devices.remove(0);
+            (device.last_good_ms, device.error, device.bad_points)
+        };
+        let class = |class: &str| Some(class.to_owned());
+        assert_eq!(told(&polled(Outcome::Silent, &[Err(B::Timeout); 2]), 1), (None, class("timeout"), 2));
+        assert_eq!(told(&polled(Outcome::Refused, &[Err(B::Timeout)]), 2), (None, class("refused"), 1));
+        assert_eq!(
+            told(&polled(Outcome::Answered, &[Err(B::Auth)]), 3),
+            (None, class("auth"), 1),
+            "answers, but no value"
+        );
+        assert_eq!(told(&polled(Outcome::Answered, &[Ok(1.0), Ok(2.0)]), 4), (Some(4), None, 0));
+        let some = [Ok(1.0), Err(B::Range), Err(B::Exception), Err(B::Range)];
+        assert_eq!(told(&polled(Outcome::Answered, &some), 5), (Some(5), class("range"), 3));
+        assert_eq!(told(&polled(Outcome::Silent, &[Err(B::Timeout)]), 6), (Some(5), class("timeout"), 1));
+    }
+
+    #[test]
+    fn a_device_that_is_gone_is_nobodys_twin() {
+        let board = Board::new(Clock::start());
+        let (old, new): (Id, Id) = ("ups-old".parse().unwrap(), "ups-new".parse().unwrap());
+        assert_eq!(board.engine_seen(&old, b"engine"), None);
+        assert_eq!(board.engine_seen(&new, b"engine"), Some(old.clone()));
+        board.remove(&old);
+        board.remove(&new);
+        assert_eq!(board.engine_seen(&new, b"engine"), None);
     }
 }

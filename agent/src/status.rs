@@ -1,7 +1,9 @@
-//! The local listener: `GET /status`, `/metrics`, `/healthz`.
+//! The local listener: `GET /status`, `/metrics`, `/healthz`; [`table`] is what people see of it.
 //!
 //! Knows: how the figures of the board and the publisher are shown. Refuses to know: anything that changes something.
 //! Answers only what it already knows, so a slow reader costs a task and nothing else; their number is bounded.
+
+pub mod table;
 
 use std::future::Future;
 use std::sync::Arc;
@@ -24,7 +26,7 @@ use tower::limit::ConcurrencyLimitLayer;
 
 use crate::gate::GateFigures;
 use crate::publish::PublishFigures;
-use crate::self_stats::{Board, Report};
+use crate::self_stats::{Board, Reachable, Report};
 use crate::source::traps::{TrapFigures, TrapReport};
 
 /// Requests answered at one time.
@@ -45,10 +47,10 @@ pub struct Status {
     #[serde(flatten)]
     pub agent: Report,
     /// Session, in-flight window and spool, as the publisher tells them.
-    pub delivery: serde_json::Value,
+    pub delivery: PublishFigures,
     /// Leases and steps, where there is a gate.
     #[serde(default)]
-    pub gate: Option<serde_json::Value>,
+    pub gate: Option<GateFigures>,
     /// Notifications of devices, where they are listened for.
     #[serde(default)]
     pub traps: Option<TrapReport>,
@@ -73,8 +75,8 @@ pub async fn serve(
 }
 
 async fn status(State(shown): State<Shown>) -> Json<Status> {
-    let delivery = serde_json::to_value(&*shown.publisher.borrow()).unwrap_or_default();
-    let gate = shown.gate.as_ref().map(|gate| serde_json::to_value(&*gate.borrow()).unwrap_or_default());
+    let delivery = shown.publisher.borrow().clone();
+    let gate = shown.gate.as_ref().map(|gate| gate.borrow().clone());
     let traps = shown.traps.as_ref().map(|figures| figures.report());
     Json(Status { agent: shown.board.report(), delivery, gate, traps })
 }
@@ -133,7 +135,11 @@ impl Collector for Figures {
             MetricType::Gauge,
         )?;
         for device in &report.devices {
-            let reachable = ConstGauge::new(i64::from(device.reachable == "yes"));
+            // Unknown is no number: there is no series before anything is known.
+            if device.reachable == Reachable::Unknown {
+                continue;
+            }
+            let reachable = ConstGauge::new(i64::from(device.reachable == Reachable::Yes));
             reachable.encode(family.encode_family(&[("device", device.id.as_str())])?)?;
         }
         let help = "Median of the last round trips of the device";
