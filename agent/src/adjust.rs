@@ -168,6 +168,13 @@ impl<R> Adjust<R> {
         self.factor.is_none() && self.units.is_none() && self.words.is_none()
     }
 
+    /// Where all siblings stand.
+    pub fn siblings(&self) -> impl Iterator<Item = &R> {
+        let factor = self.factor.as_ref().map(|(at, _)| at);
+        let units = self.units.as_ref().map(|(at, _)| at);
+        [factor, units, self.words.as_ref()].into_iter().flatten()
+    }
+
     /// The same with siblings that stand elsewhere.
     pub fn map<S>(&self, mut place: impl FnMut(&R) -> S) -> Adjust<S> {
         Adjust {

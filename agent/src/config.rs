@@ -19,6 +19,10 @@ use crate::document::{Document, Fault, Faults, KeyFault, Section};
 use crate::gate::config::GateConfig;
 use crate::profile::{self, Profile, ProfileError};
 use crate::publish::{CommandsConfig, MqttConfig};
+pub use crate::source::host::config::HostConfig;
+use crate::source::host::config::host;
+pub use crate::source::modbus::config::ModbusLink;
+use crate::source::modbus::config::{modbus_link, shared_faults};
 pub use crate::source::snmp::config::{Access, SnmpLink};
 use crate::source::snmp::config::{share_users, snmp_link};
 use crate::source::traps::config::{TrapsConfig, traps};
@@ -54,15 +58,6 @@ pub struct Config {
     pub hash: String,
 }
 
-/// This host as a device.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct HostConfig {
-    pub id: Id,
-    pub interval: Duration,
-    pub parent: Option<Id>,
-    pub location: Option<String>,
-}
-
 #[derive(Debug, Clone)]
 pub struct DeviceConfig {
     pub id: Id,
@@ -93,14 +88,6 @@ impl PartialEq for DeviceConfig {
 pub enum Link {
     Modbus(ModbusLink),
     Snmp(SnmpLink),
-}
-
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ModbusLink {
-    /// `host:port`. Devices with the same address share one connection and take turns.
-    pub address: String,
-    pub unit: u8,
-    pub timeout: Duration,
 }
 
 /// Reads and checks a configuration file.
@@ -158,15 +145,20 @@ impl Reader {
         let status_listen: Option<SocketAddr> = root.optional("status_listen");
         self.ids.extend(agent.clone().map(|agent| (agent, "the agent itself".to_owned())));
         let host = root.section("host").and_then(|section| self.host(section));
-        let mut devices: Vec<_> = root
+        let mut devices: Vec<(usize, DeviceConfig)> = root
             .sections("device")
             .into_iter()
-            .filter_map(|section| self.device(section, profiles_dir.as_deref()))
+            .enumerate()
+            .filter_map(|(place, section)| Some((place, self.device(section, profiles_dir.as_deref())?)))
             .collect();
-        share_users(devices.iter_mut().filter_map(|device| match &mut device.link {
+        share_users(devices.iter_mut().filter_map(|(_, device)| match &mut device.link {
             Link::Snmp(link) => Some(link),
-            _ => None,
+            Link::Modbus(_) => None,
         }));
+        for KeyFault { key, message, help } in shared_faults(&devices) {
+            document.fault_at(&key, message, help);
+        }
+        let devices = devices.into_iter().map(|(_, device)| device).collect();
         let checks: Vec<_> =
             root.sections("check").into_iter().filter_map(|section| check::read(self, section)).collect();
         if self.ids.len() > MAX_DEVICES {
@@ -213,11 +205,7 @@ impl Reader {
 
     fn host(&mut self, mut section: Section<'_, '_>) -> Option<HostConfig> {
         let id = self.id(&mut section, "the host");
-        let interval = interval(&mut section, "5s");
-        let parent = section.optional("parent");
-        let location = section.optional("location");
-        section.finish();
-        Some(HostConfig { id: id?, interval: interval?, parent, location })
+        host(id, section)
     }
 
     fn device(&mut self, mut section: Section<'_, '_>, profiles_dir: Option<&Path>) -> Option<DeviceConfig> {
@@ -321,7 +309,7 @@ fn own_faults<F: Into<KeyFault>>(root: &Section<'_, '_>, section: &str, faults: 
     }
 }
 
-fn interval(section: &mut Section<'_, '_>, default: &str) -> Option<Duration> {
+pub(crate) fn interval(section: &mut Section<'_, '_>, default: &str) -> Option<Duration> {
     let span: Span = if section.has("interval") {
         section.optional("interval")?
     } else {
@@ -353,17 +341,6 @@ pub(crate) fn address(section: &mut Section<'_, '_>, usual_port: u16) -> Option<
         return None;
     }
     Some(text)
-}
-
-fn modbus_link(mut section: Section<'_, '_>) -> Option<ModbusLink> {
-    let address = address(&mut section, 502);
-    let unit: u8 = section.optional("unit").unwrap_or(1);
-    if unit > 247 && unit != 255 {
-        section.fault("unit", "a unit is 0 to 247, or 255 for the device at the address itself", None);
-    }
-    let timeout = timeout(&mut section, 500);
-    section.finish();
-    Some(ModbusLink { address: address?, unit, timeout })
 }
 
 #[cfg(test)]

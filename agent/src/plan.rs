@@ -4,6 +4,7 @@
 //!
 //! Invariants:
 //! * a value of several registers lies in one request, so it is never torn;
+//! * a value and the scale that goes with it lie in one request, where one request can hold both;
 //! * every item is in exactly one block, or known as a hole;
 //! * a block that a device refuses is halved until the item at fault stands alone: at most log2(items) extra rounds.
 
@@ -73,6 +74,8 @@ pub struct Block {
 pub struct ReadPlan {
     limits: Limits,
     items: Vec<Item>,
+    /// Per item: it is not to be parted from the one before it.
+    joined: Vec<bool>,
     blocks: Vec<Block>,
     holes: Vec<usize>,
 }
@@ -87,10 +90,12 @@ pub enum Refused {
 }
 
 impl ReadPlan {
+    /// `together`: pairs of points that are to be of one moment.
     #[must_use]
-    pub fn new(mut items: Vec<Item>, limits: Limits) -> ReadPlan {
+    pub fn new(mut items: Vec<Item>, together: &[(usize, usize)], limits: Limits) -> ReadPlan {
         items.sort_unstable();
-        let mut plan = ReadPlan { limits, items, blocks: Vec::new(), holes: Vec::new() };
+        let joined = joined(&items, together, limits);
+        let mut plan = ReadPlan { limits, items, joined, blocks: Vec::new(), holes: Vec::new() };
         plan.group();
         plan
     }
@@ -113,7 +118,7 @@ impl ReadPlan {
     /// True where something was learnt that may have changed since.
     #[must_use]
     pub fn is_learned(&self) -> bool {
-        !self.holes.is_empty() || self.blocks != grouped(&self.items, self.limits)
+        !self.holes.is_empty() || self.blocks != grouped(&self.items, &self.joined, self.limits)
     }
 
     /// Forgets what was learnt: firmware changes, and a busy device refuses what it has.
@@ -123,7 +128,7 @@ impl ReadPlan {
     }
 
     fn group(&mut self) {
-        self.blocks = grouped(&self.items, self.limits);
+        self.blocks = grouped(&self.items, &self.joined, self.limits);
     }
 
     /// The device answered block `index` with "illegal address" or "illegal value".
@@ -139,7 +144,11 @@ impl ReadPlan {
             self.holes.push(block.items.start);
             return Some(Refused::Hole { point: item.point });
         }
-        let middle = block.items.start + count / 2;
+        let half = block.items.start + count / 2;
+        // Where pairs allow it, between them.
+        let cuts =
+            (block.items.start + 1..block.items.end).filter(|cut| !self.joined.get(*cut).copied().unwrap_or(false));
+        let middle = cuts.min_by_key(|cut| cut.abs_diff(half)).unwrap_or(half);
         let halves = [block.items.start..middle, middle..block.items.end].map(|range| span(&self.items, range));
         if let [Some(first), Some(second)] = halves {
             self.blocks.splice(index..=index, [first, second]);
@@ -157,26 +166,67 @@ fn span(items: &[Item], range: Range<usize>) -> Option<Block> {
     Some(Block { space: first.space, address: first.address, count, items: range })
 }
 
-/// Sorted items to the fewest requests within the limits.
-fn grouped(items: &[Item], limits: Limits) -> Vec<Block> {
-    let mut blocks: Vec<Block> = Vec::new();
-    for (index, item) in items.iter().enumerate() {
-        let most = if item.space.is_bits() { limits.max_bits } else { limits.max_registers };
-        if let Some(block) = blocks.last_mut() {
-            let end = u32::from(block.address) + u32::from(block.count);
-            let reach = item.end().max(end) - u32::from(block.address);
-            let gap = u32::from(item.address).saturating_sub(end);
-            // Bits travel eight to a byte: a gap of them costs an eighth.
-            let most_gap = u32::from(limits.max_gap) * if item.space.is_bits() { 16 } else { 1 };
-            if block.space == item.space && reach <= u32::from(most) && gap <= most_gap {
-                block.count = u16::try_from(reach).unwrap_or(block.count);
-                block.items.end = index + 1;
-                continue;
-            }
+const fn most(space: Space, limits: Limits) -> u16 {
+    if space.is_bits() { limits.max_bits } else { limits.max_registers }
+}
+
+/// Which items are not to be parted from the one before them. A pair that no request can hold is let go.
+fn joined(items: &[Item], together: &[(usize, usize)], limits: Limits) -> Vec<bool> {
+    let mut joined = vec![false; items.len()];
+    let place = |point: usize| items.iter().position(|item| item.point == point);
+    for (one, other) in together {
+        let (Some(a), Some(b)) = (place(*one), place(*other)) else { continue };
+        let (first, last) = (a.min(b), a.max(b));
+        let pair = items.get(first).zip(items.get(last));
+        let fits = pair.is_some_and(|(low, high)| {
+            let reach = items[first..=last].iter().map(|item| item.end()).max().unwrap_or(0) - u32::from(low.address);
+            low.space == high.space && reach <= u32::from(most(low.space, limits))
+        });
+        if fits {
+            joined[first + 1..=last].fill(true);
         }
-        blocks.push(Block { space: item.space, address: item.address, count: item.len, items: index..index + 1 });
+    }
+    joined
+}
+
+/// Sorted items to the fewest requests within the limits.
+fn grouped(items: &[Item], joined: &[bool], limits: Limits) -> Vec<Block> {
+    let mut blocks: Vec<Block> = Vec::new();
+    let mut from = 0;
+    while from < items.len() {
+        let Some(next) = inseparable(items, joined, from, limits) else { break };
+        from = next.items.end;
+        match blocks.last_mut().and_then(|block| Some((merged(block, &next, limits)?, block))) {
+            Some((merged, block)) => *block = merged,
+            None => blocks.push(next),
+        }
     }
     blocks
+}
+
+/// The item at `from` with those that are not to be parted from it, as far as a request reaches.
+fn inseparable(items: &[Item], joined: &[bool], from: usize, limits: Limits) -> Option<Block> {
+    let mut block = span(items, from..from + 1)?;
+    let follow = joined.get(from + 1..).unwrap_or_default().iter().take_while(|joined| **joined).count();
+    for end in from + 2..from + 2 + follow {
+        match span(items, from..end) {
+            Some(longer) if longer.count <= most(longer.space, limits) => block = longer,
+            _ => break,
+        }
+    }
+    Some(block)
+}
+
+/// Two blocks as one request, where that is allowed and worth it.
+fn merged(block: &Block, next: &Block, limits: Limits) -> Option<Block> {
+    let end = u32::from(block.address) + u32::from(block.count);
+    let reach = end.max(u32::from(next.address) + u32::from(next.count)) - u32::from(block.address);
+    let gap = u32::from(next.address).saturating_sub(end);
+    // Bits travel sixteen to a register's two bytes.
+    let most_gap = u32::from(limits.max_gap) * if block.space.is_bits() { 16 } else { 1 };
+    let fits = block.space == next.space && reach <= u32::from(most(block.space, limits)) && gap <= most_gap;
+    let count = u16::try_from(reach).ok().filter(|_| fits)?;
+    Some(Block { space: block.space, address: block.address, count, items: block.items.start..next.items.end })
 }
 
 /// SNMP: indexes `0..count` in requests of at most `most`.
@@ -204,7 +254,7 @@ mod tests {
 
     #[test]
     fn neighbours_share_a_request_and_far_ones_do_not() {
-        let plan = ReadPlan::new(holding(&[(10, 2), (12, 1), (20, 1), (40, 2), (60_000, 1)]), LIMITS);
+        let plan = ReadPlan::new(holding(&[(10, 2), (12, 1), (20, 1), (40, 2), (60_000, 1)]), &[], LIMITS);
         let seen: Vec<_> = plan.blocks().iter().map(|b| (b.address, b.count, b.items.clone())).collect();
         assert_eq!(seen, vec![(10, 11, 0..3), (40, 2, 3..4), (60_000, 1, 4..5)]);
     }
@@ -212,14 +262,14 @@ mod tests {
     #[test]
     fn spaces_are_never_mixed_and_overlaps_are_fine() {
         let items = vec![item(Space::Coil, 3, 1, 0), item(Space::Holding, 3, 4, 1), item(Space::Holding, 4, 1, 2)];
-        let plan = ReadPlan::new(items, LIMITS);
+        let plan = ReadPlan::new(items, &[], LIMITS);
         assert_eq!(plan.blocks().len(), 2);
         assert_eq!(plan.blocks()[0].count, 4);
     }
 
     #[test]
     fn the_last_register_of_all_can_be_read() {
-        let plan = ReadPlan::new(holding(&[(65_534, 2)]), LIMITS);
+        let plan = ReadPlan::new(holding(&[(65_534, 2)]), &[], LIMITS);
         assert_eq!((plan.blocks()[0].address, plan.blocks()[0].count), (65_534, 2));
     }
 
@@ -227,7 +277,7 @@ mod tests {
     fn one_hole_among_64_is_found_in_6_rounds_and_costs_only_itself() {
         let bad = 37;
         let addresses: Vec<_> = (0..64).map(|i| (i, 1)).collect();
-        let mut plan = ReadPlan::new(holding(&addresses), LIMITS);
+        let mut plan = ReadPlan::new(holding(&addresses), &[], LIMITS);
         let (mut rounds, mut read) = (0, BTreeSet::new());
         let mut index = 0;
         while index < plan.blocks().len() {
@@ -251,10 +301,29 @@ mod tests {
 
     #[test]
     fn a_hole_between_values_costs_no_value() {
-        let mut plan = ReadPlan::new(holding(&[(0, 1), (1, 1), (6, 1), (7, 1)]), LIMITS);
+        let mut plan = ReadPlan::new(holding(&[(0, 1), (1, 1), (6, 1), (7, 1)]), &[], LIMITS);
         assert_eq!(plan.refused(0), Some(Refused::Halved));
         let seen: Vec<_> = plan.blocks().iter().map(|b| (b.address, b.count)).collect();
         assert_eq!(seen, vec![(0, 2), (6, 2)]);
+    }
+
+    #[test]
+    fn a_value_and_its_scale_are_of_one_request() {
+        // Values at 0, 60, 61 and 120; the scale of the one at 60 stands at 130.
+        let items = holding(&[(0, 1), (60, 1), (61, 1), (120, 1), (130, 1)]);
+        let spans = |plan: &ReadPlan| plan.blocks().iter().map(|b| (b.address, b.count)).collect::<Vec<_>>();
+        let wide = Limits { max_gap: 124, ..LIMITS };
+        assert_eq!(spans(&ReadPlan::new(items.clone(), &[], wide)), [(0, 62), (120, 11)]);
+        let mut plan = ReadPlan::new(items.clone(), &[(1, 4)], wide);
+        assert_eq!(spans(&plan), [(0, 1), (60, 71)], "the pair is not torn, though it means a longer request");
+        plan.refused(1);
+        assert_eq!(
+            spans(&plan)[1..].iter().map(|span| span.1).sum::<u16>(),
+            2 + 11,
+            "a hole is looked for all the same"
+        );
+        let too_far = ReadPlan::new(items, &[(0, 4)], wide);
+        assert_eq!(spans(&too_far), [(0, 62), (120, 11)], "what no request can hold is read in two");
     }
 
     #[test]
@@ -267,7 +336,8 @@ mod tests {
         #[test]
         fn plans_keep_their_invariants(
             raw in proptest::collection::vec((0_u8..4, any::<u16>(), 1_u16..5), 1..80),
-            max_registers in 4_u16..126, max_gap in 0_u16..64, refusals in proptest::collection::vec(0_usize..20, 0..40)
+            max_registers in 4_u16..126, max_gap in 0_u16..64, refusals in proptest::collection::vec(0_usize..20, 0..40),
+            together in proptest::collection::vec((0_usize..80, 0_usize..80), 0..20)
         ) {
             let items: Vec<_> = raw.iter().enumerate().map(|(i, (space, address, len))| {
                 let space = [Space::Holding, Space::Input, Space::Coil, Space::Discrete][usize::from(*space)];
@@ -275,7 +345,7 @@ mod tests {
                 item(space, (*address).min(u16::MAX - 4), len, i)
             }).collect();
             let limits = Limits { max_registers, max_bits: 64, max_gap };
-            let mut plan = ReadPlan::new(items, limits);
+            let mut plan = ReadPlan::new(items, &together, limits);
             for refusal in refusals {
                 plan.refused(refusal);
             }

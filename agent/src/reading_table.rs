@@ -9,7 +9,7 @@ use bcp_wire::{Id, Quality, Value};
 use futures::StreamExt;
 use serde::Serialize;
 
-use crate::config::{Config, Link};
+use crate::config::{Config, DeviceConfig, Link, ModbusLink};
 use crate::derive::Reading;
 use crate::outbound::Sample;
 use crate::schedule::Outcome;
@@ -200,6 +200,17 @@ pub fn table(devices: &[DeviceRows]) -> String {
     text
 }
 
+/// How busy a device keeps its serial line, and all devices together.
+fn line_time(config: &Config, device: &DeviceConfig, link: &ModbusLink) -> String {
+    let (Some(share), Some(load)) =
+        (modbus::config::share(device), modbus::config::load(&link.address, config.devices.iter()))
+    else {
+        return String::new();
+    };
+    let (own, all) = (share.load() * 100.0, load * 100.0);
+    format!(", {}: {:.1?} of the line, {own:.1} %; the line is busy {all:.1} %", link.framing, share.poll)
+}
+
 /// What is asked of every device, for `check`.
 #[must_use]
 pub fn plans(config: &Config) -> String {
@@ -215,11 +226,12 @@ pub fn plans(config: &Config) -> String {
                 let plan = modbus::plan(device);
                 let _ = writeln!(
                     text,
-                    "{} points in {} requests to {} unit {}",
+                    "{} points in {} requests to {} unit {}{}",
                     plan.items().len(),
                     plan.blocks().len(),
                     link.address,
-                    link.unit
+                    link.unit,
+                    line_time(config, device, link)
                 );
                 for block in plan.blocks() {
                     let _ = writeln!(

@@ -181,7 +181,7 @@ async fn poll_modbus(answer: Vec<u8>) {
     let text = "format = 1\ntitle = \"t\"\nkind = \"pdu\"\nsources = [\"t\"]\n[modbus]\n\
         [[point]]\nname = \"outlet.1.current\"\nread = \"holding:0\"\n\
         [[point]]\nname = \"outlet.2.current\"\nread = \"holding:1\"\ntype = \"u32\"\n";
-    let link = ModbusLink { address: address.clone(), unit: 1, timeout: Duration::from_millis(20) };
+    let link = ModbusLink::tcp(address.clone(), 1, Duration::from_millis(20));
     let config = DeviceConfig {
         id: "fuzz".parse().unwrap(),
         kind: "pdu".to_owned(),

@@ -138,7 +138,7 @@ fn device(address: &str, unit: u8, addresses: &[u16]) -> (Arc<DeviceConfig>, Mod
         let _ = writeln!(text, "[[point]]\nname = \"outlet.{}.current\"\nread = \"holding:{register}\"", i + 1);
     }
     let profile = profile::parse("t/t", "t", &text).unwrap_or_else(|faults| panic!("{faults:?}"));
-    let link = ModbusLink { address: address.to_owned(), unit, timeout: TIMEOUT };
+    let link = ModbusLink::tcp(address, unit, TIMEOUT);
     let config = DeviceConfig {
         id: format!("pdu-{unit}").parse().unwrap(),
         kind: "pdu".to_owned(),

@@ -286,7 +286,7 @@ async fn a_meter_served_by_pymodbus_reads_as_mbpoll_reads_it() {
     wait_for("pymodbus", || std::net::TcpStream::connect(("127.0.0.1", port)).is_ok());
 
     let profile = profile::load("schneider/iem3000", None).unwrap();
-    let link = ModbusLink { address: format!("127.0.0.1:{port}"), unit: 1, timeout: Duration::from_secs(1) };
+    let link = ModbusLink::tcp(format!("127.0.0.1:{port}"), 1, Duration::from_secs(1));
     let address = link.address.clone();
     let mut bus = Bus::new(address, vec![(device((*profile).clone(), Link::Modbus(link.clone())), link)]);
     let polled = bus.poll(0, BUDGET).await;

@@ -93,7 +93,7 @@ fn serve(registers: &BTreeMap<u16, u16>) -> Server {
 
 /// Good readings by name, after holes of the image were learnt.
 async fn read(profile: Profile, server: &Server) -> BTreeMap<String, (String, Value)> {
-    let link = ModbusLink { address: server.address.clone(), unit: 1, timeout: Duration::from_secs(2) };
+    let link = ModbusLink::tcp(server.address.clone(), 1, Duration::from_secs(2));
     let config = DeviceConfig {
         id: "image".parse().unwrap(),
         kind: profile.kind.clone(),

@@ -170,7 +170,7 @@ async fn look_at_modbus(search: &Search, ip: IpAddr, port: u16, unit: u8, profil
     let address = SocketAddr::new(ip, port).to_string();
     let identity = modbus::identify(&address, unit, search.timeout).await?;
     let candidates = modbus_candidates(profiles, &identity);
-    let link = ModbusLink { address: address.clone(), unit, timeout: search.timeout };
+    let link = ModbusLink::tcp(address.clone(), unit, search.timeout);
     let best = best_of(candidates, |profile| device(profile, Link::Modbus(link.clone()))).await;
     let mut says = one_line(&identity.texts.join(", "));
     if let Some(base) = identity.sunspec {

@@ -82,6 +82,8 @@ pub struct Point {
     pub decoder: Decoder,
     /// Siblings by index of their point.
     pub adjust: Adjust<usize>,
+    /// The largest change between two polls that is plausible.
+    pub max_step: Option<f64>,
     /// Used where that point has no value.
     pub fallback_of: Option<usize>,
     pub optional: bool,

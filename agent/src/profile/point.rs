@@ -97,6 +97,10 @@ impl Reader {
         let optional = section.optional("optional").unwrap_or(false);
         let publish = section.optional("publish").unwrap_or(true);
         let fallback = section.optional("fallback").unwrap_or(false);
+        let max_step: Option<f64> = section.optional("max_step");
+        if max_step.is_some_and(|most| !(most > 0.0 && most.is_finite())) {
+            section.fault("max_step", "the largest plausible change is a number above 0", None);
+        }
         let numbers: Option<Vec<u16>> = section.optional("n");
         let kind = decoding.decoder.kind;
         let step: u16 = section.optional("step").unwrap_or(kind.registers().unwrap_or(1));
@@ -129,7 +133,7 @@ impl Reader {
                 adjust.range = decoder.range.take();
             }
             let Some(adjust) = complete(adjust) else { return };
-            let point = Point { name, unit, address, decoder, adjust, fallback_of: taken, optional, publish };
+            let point = Point { name, unit, address, decoder, adjust, max_step, fallback_of: taken, optional, publish };
             self.place(point);
         }
     }

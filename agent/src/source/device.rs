@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bcp_wire::presence::PointMeta;
-use bcp_wire::{BadReason, DeviceMeta, PointName, WIRE_VERSION};
+use bcp_wire::{BadReason, DeviceMeta, PointName, Value, WIRE_VERSION};
 
 use crate::config::DeviceConfig;
 use crate::derive::{Inputs, Reading};
@@ -48,6 +48,8 @@ pub struct DeviceState {
     described: Vec<Described>,
     readings: Vec<Reading>,
     offsets_ms: Vec<i64>,
+    /// Numbers of the last poll, of points whose change is watched.
+    before: BTreeMap<usize, f64>,
     /// Readings of each of the profile's row patterns that derived points read.
     row_inputs: Vec<Vec<usize>>,
     meta_changed: bool,
@@ -84,6 +86,7 @@ impl DeviceState {
             described,
             readings: vec![None; count],
             offsets_ms: vec![0; count],
+            before: BTreeMap::new(),
             row_inputs: Vec::new(),
             meta_changed: false,
         }
@@ -165,6 +168,7 @@ impl DeviceState {
         let profile = Arc::clone(&self.config.profile);
         let first = profile.points.len();
         self.adjust();
+        self.watch_steps();
         self.fall_back();
         for (i, derived) in profile.derived.iter().enumerate() {
             let index = first + i;
@@ -195,6 +199,23 @@ impl DeviceState {
             match point.adjust.apply(value, sibling) {
                 Ok(value) => self.readings[index] = Some(Ok(value)),
                 Err(reason) => self.set_bad(index, reason),
+            }
+        }
+    }
+
+    /// Marks numbers that jumped further than is plausible. The next poll confirms a jump or takes it back; after a poll
+    /// without a value there is nothing to compare with.
+    fn watch_steps(&mut self) {
+        let profile = Arc::clone(&self.config.profile);
+        for (index, point) in profile.points.iter().enumerate() {
+            let Some(most) = point.max_step else { continue };
+            let Some(Some(Ok(Value::Num(now)))) = self.readings.get(index) else {
+                self.before.remove(&index);
+                continue;
+            };
+            let now = *now;
+            if self.before.insert(index, now).is_some_and(|before| (now - before).abs() > most) {
+                self.set_bad(index, BadReason::Step);
             }
         }
     }
@@ -274,7 +295,6 @@ impl DeviceState {
 mod tests {
     use super::*;
     use crate::config::{Access, Link, SnmpLink};
-    use bcp_wire::Value;
     use std::time::Duration;
 
     fn state(points: &str) -> DeviceState {
@@ -327,6 +347,26 @@ mod tests {
         assert_eq!(state.meta().points.iter().filter(|point| point.name.as_str() == "battery.charge").count(), 1);
         assert_eq!(poll(&mut state, &[Some(Ok(81.5)), Some(Ok(80.0))]), both(81.5));
         assert_eq!(source(&state), "1.3.6.1.1.0");
+    }
+
+    #[test]
+    fn a_jump_is_no_value_until_it_is_confirmed() {
+        let mut state = state("[[point]]\nname = \"battery.temperature\"\nread = \"1.3.6.1.1.0\"\nmax_step = 5.0\n");
+        let (step, lost) = (Some(Err(BadReason::Step)), Some(Err(BadReason::Timeout)));
+        for (read, told) in [
+            (Some(Ok(20.0)), Some(Ok(20.0))),
+            (Some(Ok(25.0)), Some(Ok(25.0))),
+            (Some(Ok(85.0)), step),
+            (Some(Ok(25.5)), step),
+            (Some(Ok(26.0)), Some(Ok(26.0))),
+            (Some(Ok(60.0)), step),
+            (Some(Ok(61.0)), Some(Ok(61.0))),
+            (lost, lost),
+            (Some(Ok(20.0)), Some(Ok(20.0))),
+        ] {
+            let got = poll(&mut state, &[read]).first().map(|(_, value)| *value);
+            assert_eq!(got, told, "{read:?}");
+        }
     }
 
     #[test]

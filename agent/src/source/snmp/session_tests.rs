@@ -4,6 +4,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::*;
+use crate::source::snmp::message::Body;
+use snmp2::snmp;
 
 const LIMIT: Duration = Duration::from_millis(2);
 const DEVICES: usize = 20;

@@ -21,10 +21,13 @@ pub mod limit;
 pub mod notification;
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use bcp_wire::Id;
+use futures::StreamExt;
+use futures::stream::BoxStream;
 use tokio::net::{UdpSocket, lookup_host};
 use tokio::sync::{mpsc, watch};
 
@@ -39,6 +42,9 @@ use desk::{Desk, Handled, Verdict};
 const MAX_BYTES: usize = 65_535;
 /// Names of devices are looked up again this often.
 const LOOK_UP_EVERY: Duration = Duration::from_secs(300);
+/// Time for one name, and names looked up at one time: a dead name server holds up no notification.
+const LOOK_UP_TIMEOUT: Duration = Duration::from_secs(5);
+const LOOK_UPS_AT_ONCE: usize = 2;
 /// Most strangers and unnamed traps that are shown.
 const MAX_SHOWN: usize = 32;
 /// The log tells about trouble of one kind at most this often.
@@ -151,19 +157,28 @@ impl Listener {
     pub async fn run(mut self, outlets: Outlets, mut shutdown: watch::Receiver<bool>) {
         let mut buffer = vec![0; MAX_BYTES];
         let mut look_up = tokio::time::interval(LOOK_UP_EVERY);
+        let mut found = addresses(Vec::new());
         loop {
             let received = tokio::select! {
                 biased;
                 _ = shutdown.wait_for(|stop| *stop) => return,
                 devices = Listener::other_devices(&mut self.devices) => {
                     self.desk.set_devices(&devices);
+                    found = addresses(self.desk.named_hosts());
                     None
                 }
-                _ = look_up.tick() => None,
+                _ = look_up.tick() => {
+                    found = addresses(self.desk.named_hosts());
+                    None
+                }
+                Some((device, addresses)) = found.next() => {
+                    self.desk.set_addresses(&device, addresses);
+                    None
+                }
                 received = self.socket.recv_from(&mut buffer) => Some(received),
             };
             match received {
-                None => self.look_up().await,
+                None => {}
                 Some(Ok((length, from))) => {
                     let bytes = buffer.get(..length).unwrap_or_default();
                     let handled = self.desk.receive(bytes, from, Instant::now());
@@ -209,13 +224,20 @@ impl Listener {
             tracing::warn!(%from, verdict = ?handled.verdict, oid = handled.oid.as_deref().unwrap_or(""), "notification");
         }
     }
+}
 
-    async fn look_up(&mut self) {
-        for (device, address) in self.desk.named_hosts() {
-            match lookup_host(&address).await {
-                Ok(found) => self.desk.set_addresses(&device, found.map(|at| at.ip().to_canonical()).collect()),
-                Err(error) => tracing::debug!(%device, %address, %error, "name not found"),
+/// Looks names up beside everything else; those that are not found are left out.
+fn addresses(hosts: Vec<(Id, String)>) -> BoxStream<'static, (Id, Vec<IpAddr>)> {
+    futures::stream::iter(hosts)
+        .map(|(device, address)| async move {
+            match tokio::time::timeout(LOOK_UP_TIMEOUT, lookup_host(&address)).await {
+                Ok(Ok(found)) => return Some((device, found.map(|at| at.ip().to_canonical()).collect())),
+                Ok(Err(error)) => tracing::debug!(%device, %address, %error, "name not found"),
+                Err(_) => tracing::debug!(%device, %address, "no answer about this name"),
             }
-        }
-    }
+            None
+        })
+        .buffer_unordered(LOOK_UPS_AT_ONCE)
+        .filter_map(std::future::ready)
+        .boxed()
 }
