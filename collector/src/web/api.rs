@@ -8,6 +8,7 @@
 
 mod history;
 pub mod metrics;
+mod sources;
 mod stream;
 
 use std::sync::{Arc, Mutex, PoisonError};
@@ -20,7 +21,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
 use bcp_wire::{Id, Site};
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 use serde_json::{Value as Js, json};
 use tokio::sync::Semaphore;
 
@@ -75,9 +76,9 @@ impl Api {
 /// All routes.
 pub fn router(api: Api) -> Router {
     let v1 = Router::new()
-        .route("/sites", get(sites))
-        .route("/devices", get(devices))
-        .route("/points", get(points))
+        .route("/sites", get(sources::sites))
+        .route("/devices", get(sources::devices))
+        .route("/points", get(sources::points))
         .route("/history", get(history::history))
         .route("/alarms", get(alarms))
         .route("/services", get(services))
@@ -86,7 +87,7 @@ pub fn router(api: Api) -> Router {
         .route("/cluster", get(cluster))
         .route("/ledger", get(ledger))
         .route("/events", get(history::events))
-        .route("/ingest", get(ingest))
+        .route("/ingest", get(sources::ingest))
         .route("/stream", get(stream::stream))
         .route("/openapi.json", get(openapi))
         .fallback(unknown)
@@ -166,85 +167,6 @@ async fn read_only(method: Method) -> Refused {
 
 async fn openapi() -> Response {
     ([(header::CONTENT_TYPE, "application/json")], OPENAPI).into_response()
-}
-
-async fn sites(State(api): State<Api>) -> Response {
-    let view = api.view.get();
-    let row = |site: Site| {
-        json!({
-            "id": site,
-            "broker": view.brokers.get(&site),
-            "agents": view.fresh_agents(site).of,
-            "agents_fresh": view.fresh_agents(site).good,
-            "devices": view.devices_at(site).count(),
-            "holds": view.runs_at(site).map(|ticket| &ticket.id).collect::<Vec<_>>(),
-            "lost": view.is_lost(site),
-            "collector_age_ms": view.decide.members.get(&site),
-            "alarms": view.alarms.iter().filter(|alarm| alarm.active && alarm.site == Some(site)).count(),
-        })
-    };
-    let rows: Vec<Js> = Site::ALL.into_iter().map(row).collect();
-    answer(&view, json!({ "sites": rows }))
-}
-
-#[derive(Debug, Deserialize)]
-struct DeviceQuery {
-    site: Option<Site>,
-    kind: Option<String>,
-}
-
-async fn devices(State(api): State<Api>, query: Result<Query<DeviceQuery>, QueryRejection>) -> Answer {
-    let Query(query) = query?;
-    let view = api.view.get();
-    let rows: Vec<Js> = view
-        .devices
-        .values()
-        .filter(|device| query.site.is_none_or(|site| device.site == site))
-        .filter(|device| query.kind.as_ref().is_none_or(|kind| device.kind() == kind))
-        .map(|device| {
-            let meta = device.meta.as_deref();
-            json!({
-                "id": device.id,
-                "site": device.site,
-                "agent": device.agent,
-                "kind": device.kind(),
-                "source": device.source,
-                "location": device.location(),
-                "parent": meta.and_then(|meta| meta.parent.as_ref()),
-                "profile": meta.and_then(|meta| meta.profile.as_ref()),
-                "firmware": meta.and_then(|meta| meta.firmware.as_ref()),
-                "firmware_proven": meta.map(|meta| meta.firmware_proven),
-                "points": device.points.len(),
-                "age_ms": device.age_ms(view.mono),
-                "gaps": device.gaps,
-            })
-        })
-        .collect();
-    Ok(answer(&view, json!({ "devices": rows })))
-}
-
-#[derive(Debug, Deserialize)]
-struct PointQuery {
-    device: Option<Id>,
-    point: Option<String>,
-}
-
-async fn points(State(api): State<Api>, query: Result<Query<PointQuery>, QueryRejection>) -> Answer {
-    let Query(query) = query?;
-    let view = api.view.get();
-    let fits = |name: &str| query.point.as_ref().is_none_or(|wanted| wanted == name);
-    let rows: Vec<_> = match &query.device {
-        Some(id) => {
-            let device = view.devices.get(id).ok_or_else(|| no_device(id))?;
-            device.judged_points(view.mono).filter(|point| fits(point.point.as_str())).collect()
-        }
-        None => view.points().filter(|point| fits(point.point.as_str())).collect(),
-    };
-    Ok(answer(&view, json!({ "points": rows })))
-}
-
-pub(super) fn no_device(id: &Id) -> Refused {
-    Refused::missing(format!("there is no device {id}"), "/api/v1/devices lists them")
 }
 
 async fn alarms(State(api): State<Api>) -> Response {
@@ -348,57 +270,6 @@ impl Api {
             )
         })
     }
-}
-
-async fn ingest(State(api): State<Api>) -> Response {
-    let view = api.view.get();
-    let stats = api.store.stats();
-    let mut body = serde_json::to_value(&view.ingest).unwrap_or_default();
-    if let Js::Object(object) = &mut body {
-        object.insert("brokers".into(), json!(view.brokers));
-        object.insert("agents".into(), json!(agents(&view)));
-        object.insert(
-            "store".into(),
-            json!({
-                "series": stats.series,
-                "head_samples": stats.head_samples,
-                "journal_bytes": stats.journal_bytes,
-                "sealings": stats.sealings,
-                "damaged": stats.damaged,
-                "stalls": stats.stalls,
-            }),
-        );
-    }
-    answer(&view, body)
-}
-
-fn agents(view: &View) -> Vec<Js> {
-    #[derive(Serialize)]
-    struct Row<'a> {
-        site: Site,
-        agent: &'a Id,
-        source: crate::serve::view::SourceState,
-        age_ms: u64,
-        devices: usize,
-        through: u64,
-        missing: u64,
-        state: &'a Option<bcp_wire::AgentState>,
-    }
-    view.agents
-        .iter()
-        .map(|agent| {
-            json!(Row {
-                site: agent.site,
-                agent: &agent.agent,
-                source: agent.source,
-                age_ms: view.mono.since(agent.received),
-                devices: agent.devices,
-                through: agent.through,
-                missing: agent.missing,
-                state: &agent.state,
-            })
-        })
-        .collect()
 }
 
 /// True while the loop goes round.

@@ -1,232 +1,34 @@
 //! The command line: `fleet up`, orders to a running fleet, and every process of the fleet as a hidden subcommand.
 
+mod args;
+mod show;
+mod up;
+
 use std::ffi::OsString;
-use std::fmt::Write as _;
 use std::io::Write as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::str::FromStr;
-use std::time::{Duration, Instant};
 
-use bcp_wire::{Epoch, Site};
-use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
+use bcp_wire::Site;
+use clap::{CommandFactory, Parser};
 use tracing_subscriber::EnvFilter;
 
-use crate::api::{Action, Client, Done, LinkOrder, Refusal, Status, TargetOrder};
+use self::args::{Base, Cli, Command, DeviceCommand, Role, UpArgs};
+use self::up::up;
+use crate::api::{Action, Client, Done, LinkOrder, Refusal, TargetOrder};
 use crate::devices::{Addressed, Order};
-use crate::fleet::{Fleet, UpError};
-use crate::layout::{self, Layout};
-use crate::ports::{BasePort, DEFAULT_BASE};
+use crate::layout;
+use crate::ports::BasePort;
 use crate::service::step::{Orders, Step};
-use crate::service::{self, Service, Want};
-use crate::units::Health;
+use crate::service::{self, Want};
 use crate::{devices, signals};
 
 /// sysexits.h EX_USAGE.
 const EXIT_USAGE: u8 = 64;
 /// A service that was told to be active under a superseded epoch.
 const EXIT_VETO: u8 = 20;
-/// After this long `up` says what it still waits for, and goes on.
-const READY_PATIENCE: Duration = Duration::from_secs(60);
-const READY_POLL: Duration = Duration::from_millis(100);
 /// Two cores run about thirty processes: one fleet process needs no more.
 const WORKER_THREADS: usize = 2;
-
-const EXAMPLES: &str = "\
-Examples:
-  fleet                                   start three sites and wait for Ctrl-C
-  fleet ls                                what runs, links, last gap seen by a visitor
-  fleet kill a                            lose datacenter a, as in a power cut
-  fleet start a                           bring it back
-  fleet cut a-b                           cut the link between the datacenters
-  fleet cut a-w --one-way                 nothing gets from a to w; w to a is open
-  fleet delay a-b 40 --jitter 10          a long way, 40 to 50 ms per direction
-  fleet heal                              open all links
-  fleet pause a/host                      freeze one process (SIGSTOP)
-  fleet device ups-a1 event mains-fail    the UPS runs on its battery
-  fleet device crac-a1 set supply.air.temperature 35
-  fleet device crac-a1 clear              let go of what was set
-  fleet --base-port 19000                 a second fleet beside the first";
-
-/// Three sites with collectors, agents, gates, simulated devices and two services, on this machine.
-#[derive(Debug, Parser)]
-#[command(name = "fleet", version, after_help = EXAMPLES, propagate_version = true)]
-struct Cli {
-    /// First port of the fleet; it takes the 1,000 from here on
-    #[arg(long, global = true, value_name = "PORT", default_value_t = Base::default(), env = "BCP_FLEET_BASE_PORT")]
-    base_port: Base,
-    /// Answer in JSON
-    #[arg(long, global = true)]
-    json: bool,
-    #[command(subcommand)]
-    command: Option<Command>,
-    #[command(flatten)]
-    up: UpArgs,
-}
-
-/// [`BasePort`] with its default.
-#[derive(Debug, Clone, Copy)]
-struct Base(BasePort);
-
-impl Default for Base {
-    fn default() -> Base {
-        Base(DEFAULT_BASE.to_string().parse().expect("the default base port is in range"))
-    }
-}
-
-impl FromStr for Base {
-    type Err = crate::ports::BasePortError;
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        text.parse().map(Base)
-    }
-}
-
-impl std::fmt::Display for Base {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        self.0.fmt(f)
-    }
-}
-
-#[derive(Debug, Clone, Args)]
-struct UpArgs {
-    /// Where files, logs and certificates are kept [default: a directory below /tmp, emptied at every start]
-    #[arg(long, value_name = "DIR")]
-    data_dir: Option<PathBuf>,
-    /// Use this mosquitto as the three brokers instead of the embedded ones
-    #[arg(long, value_name = "PATH")]
-    mosquitto: Option<PathBuf>,
-}
-
-#[derive(Debug, Subcommand)]
-enum Command {
-    /// Start the fleet and keep it until Ctrl-C (this is also what `fleet` alone does)
-    Up(UpArgs),
-    /// Show processes, links, routes and what a visitor has seen
-    Ls,
-    /// Cut a link: bytes wait, nothing is reset
-    Cut {
-        /// Two sites, as a-b
-        link: Pair,
-        /// Only from the first site to the second
-        #[arg(long)]
-        one_way: bool,
-    },
-    /// Open a link again and take its delay away; all links where none is named
-    Heal {
-        /// Two sites, as a-b
-        link: Option<Pair>,
-    },
-    /// Make a link slow
-    Delay {
-        /// Two sites, as a-b
-        link: Pair,
-        /// Milliseconds per direction
-        ms: u64,
-        /// Up to this many milliseconds more, at random
-        #[arg(long, value_name = "MS", default_value_t = 0)]
-        jitter: u64,
-        /// Only from the first site to the second
-        #[arg(long)]
-        one_way: bool,
-    },
-    /// Kill a site (it stays dark) or one process (it is restarted): a, a/decide, a/host ...
-    Kill { target: String },
-    /// Start a site that was killed, or a process that was stopped
-    Start { target: String },
-    /// Freeze a site or one process
-    Pause { target: String },
-    /// Let it go on
-    Resume { target: String },
-    /// Give an order to a simulated device
-    Device {
-        /// As crac-a1, ups-b2, meter-a1, nas-w1
-        name: String,
-        #[command(subcommand)]
-        order: DeviceCommand,
-    },
-    /// Run the agent: the same as bcp-agent
-    #[command(disable_help_flag = true)]
-    Agent(Passed),
-    /// Run the collector: the same as bcp-collector
-    #[command(disable_help_flag = true)]
-    Collector(Passed),
-    /// Talk to the collectors as an operator: the same as bcpctl
-    #[command(disable_help_flag = true)]
-    Ctl(Passed),
-    /// Print completions for a shell
-    Completions { shell: clap_complete::Shell },
-    /// The simulated devices of a site
-    #[command(hide = true)]
-    Devices {
-        #[arg(long)]
-        site: Site,
-    },
-    /// One demo service of a site
-    #[command(hide = true)]
-    Service {
-        #[arg(long)]
-        service: Service,
-        #[arg(long)]
-        site: Site,
-        #[arg(long = "as")]
-        role: Role,
-        #[arg(long)]
-        epoch: Epoch,
-        #[arg(long)]
-        data_dir: PathBuf,
-    },
-    /// The actuator of a demo service, called by a gate
-    #[command(hide = true)]
-    ServiceStep {
-        #[arg(long)]
-        service: Service,
-        #[arg(long)]
-        site: Site,
-        #[arg(long)]
-        data_dir: PathBuf,
-    },
-}
-
-#[derive(Debug, Subcommand)]
-enum DeviceCommand {
-    /// Pin a point to a value, by its name of the contract
-    Set {
-        point: String,
-        #[arg(allow_hyphen_values = true)]
-        value: String,
-    },
-    /// Let go of a point, or of all
-    Clear { point: Option<String> },
-    /// UPS: mains-fail, mains-back; cooling unit: stop, start
-    Event { event: String },
-}
-
-#[derive(Debug, Clone, Copy, ValueEnum)]
-enum Role {
-    Standby,
-    Active,
-}
-
-#[derive(Debug, Args)]
-struct Passed {
-    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
-    rest: Vec<OsString>,
-}
-
-/// A link, as `a-b`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Pair(Site, Site);
-
-impl FromStr for Pair {
-    type Err = String;
-    fn from_str(text: &str) -> Result<Self, String> {
-        let pair = text.split_once('-').and_then(|(one, other)| Some((one.parse().ok()?, other.parse().ok()?)));
-        match pair {
-            Some((one, other)) if one != other => Ok(Pair(one, other)),
-            _ => Err("a link is two different sites: a-b, a-w or b-w".to_owned()),
-        }
-    }
-}
 
 /// Runs the command line and returns its exit code: 0 done, 1 could not, 64 not understood.
 pub fn main(args: impl Iterator<Item = OsString>) -> ExitCode {
@@ -418,86 +220,7 @@ fn json<T: serde::Serialize>(value: &T) -> String {
 
 async fn list(base: BasePort, is_json: bool) -> Result<String, Refusal> {
     let status = Client::new(base)?.status().await?;
-    Ok(if is_json { json(&status) } else { table(&status) })
-}
-
-fn table(status: &Status) -> String {
-    let mut text = String::new();
-    let _ = writeln!(text, "fleet on base port {}, files in {}", status.base_port, status.data_dir);
-    for site in Site::ALL {
-        let _ = writeln!(text, "\nsite {site}");
-        for process in status.processes.iter().filter(|process| process.site == site) {
-            let state = match process.state {
-                Health::Down => "down",
-                Health::Running => "running",
-                Health::Paused => "PAUSED",
-                Health::Restarting => "restarting",
-            };
-            let pid = process.pid.map_or("-".to_owned(), |pid| pid.to_string());
-            let restarts =
-                if process.restarts > 0 { format!("  restarted {}x", process.restarts) } else { String::new() };
-            let _ = writeln!(text, "  {:<18} {state:<10} {pid:>8}{restarts}", process.name);
-        }
-    }
-    let _ = writeln!(text, "\nlinks");
-    let mut is_any = false;
-    for link in &status.links {
-        let mut what = Vec::new();
-        if link.cut {
-            what.push("CUT".to_owned());
-        }
-        if link.delay_ms + link.jitter_ms > 0 {
-            what.push(format!("{} ms and up to {} ms more", link.delay_ms, link.jitter_ms));
-        }
-        if !what.is_empty() {
-            is_any = true;
-            let _ = writeln!(text, "  {} to {}: {}", link.from, link.to, what.join(", "));
-        }
-    }
-    if !is_any {
-        let _ = writeln!(text, "  all open, without delay");
-    }
-    let _ = writeln!(text, "\ntickets");
-    if status.tickets.is_empty() {
-        let _ = writeln!(text, "  no console answers");
-    }
-    for ticket in &status.tickets {
-        let get = |key: &str| ticket[key].as_str().unwrap_or("-");
-        let can = &ticket["can_failover_now"];
-        let reasons: Vec<String> = can["reasons"].as_array().into_iter().flatten().map(reason_text).collect();
-        let can = match can["ok"].as_bool() {
-            Some(true) => "can fail over now".to_owned(),
-            _ => format!("cannot fail over now: {}", reasons.join("; ")),
-        };
-        let shares = ticket["weights"].as_object().into_iter().flatten();
-        let shares: Vec<String> = shares.map(|(site, share)| format!("{site} {share} %")).collect();
-        let carried_by = ticket["holder"].as_str().map_or(shares.join(", "), str::to_owned);
-        let _ = writeln!(text, "  {:<18} {} at {carried_by}, epoch {}; {can}", get("id"), get("phase"), get("epoch"));
-    }
-    let _ = writeln!(text, "\nfront doors");
-    for (service, route) in &status.front {
-        let weights: Vec<String> = route.weights.iter().map(|(site, weight)| format!("{site}:{weight}")).collect();
-        let _ = writeln!(text, "  {service:<18} epoch {}  {}", route.epoch, weights.join(" "));
-    }
-    let seen = &status.visitor;
-    let ago = |ms: Option<u64>| ms.map_or(String::new(), |ms| format!(", {} s ago", ms / 1_000));
-    let last = seen.last_gap_ms.map_or("none".to_owned(), |ms| format!("{ms} ms{}", ago(seen.last_gap_ended_ms_ago)));
-    let open = seen.open_gap_ms.map_or(String::new(), |ms| format!("; NO ANSWER for {ms} ms now"));
-    let _ = writeln!(
-        text,
-        "\nvisitor of prescriptions\n  {} answers, last gap {last}, longest {} ms{open}\n  {} writes acknowledged, {} refused, {} lost, longest gap {} ms",
-        seen.answered,
-        seen.longest_gap_ms,
-        seen.writes_acknowledged,
-        seen.writes_refused,
-        seen.writes_lost,
-        seen.longest_write_gap_ms
-    );
-    text
-}
-
-fn reason_text(reason: &serde_json::Value) -> String {
-    reason.as_str().map_or_else(|| reason.to_string(), str::to_owned)
+    Ok(if is_json { json(&status) } else { show::table(&status) })
 }
 
 async fn serve_devices(site: Site, base: BasePort) -> ExitCode {
@@ -527,110 +250,9 @@ async fn serve_service(start: service::Start) -> ExitCode {
     }
 }
 
-async fn up(base: BasePort, args: UpArgs, is_json: bool) -> ExitCode {
-    let is_fresh = args.data_dir.is_none();
-    let data_dir = args.data_dir.unwrap_or_else(|| layout::throwaway_dir(base));
-    let Ok(data_dir) = std::path::absolute(&data_dir) else {
-        return refuse(&Refusal::new("the data directory has no name", "name one with --data-dir"));
-    };
-    let Ok(executable) = std::env::current_exe() else {
-        return refuse(&Refusal::new("cannot find this program's own file", "is /proc mounted?"));
-    };
-    if let Some(mosquitto) = args.mosquitto.as_deref().filter(|path| !path.is_file()) {
-        return refuse(&Refusal::new(
-            format!("{} is not a program", mosquitto.display()),
-            "Debian installs it as /usr/sbin/mosquitto",
-        ));
-    }
-    // Handlers first: a Ctrl-C during the start must end what has been started.
-    let stop = signals::stop();
-    tokio::pin!(stop);
-    let layout = Layout { data_dir: data_dir.clone(), base, executable, mosquitto: args.mosquitto };
-    let fleet = match Fleet::up(layout, is_fresh).await {
-        Ok(fleet) => fleet,
-        Err(fault) => {
-            let help = match &fault {
-                UpError::Running { .. } => {
-                    format!("`fleet ls --base-port {base}` shows it; --base-port starts another one beside it")
-                }
-                UpError::Port { .. } | UpError::Listen { .. } => "--base-port moves the whole fleet".to_owned(),
-                UpError::Layout { .. } => "name a directory of your own with --data-dir".to_owned(),
-                UpError::Http(_) => "is this a complete build?".to_owned(),
-            };
-            return refuse(&Refusal::new(format!("{:#}", anyhow::Error::from(fault)), help));
-        }
-    };
-    if !is_json {
-        print(&format!("starting three sites; files and logs in {}", data_dir.display()));
-    }
-    let is_ready = tokio::select! {
-        () = &mut stop => false,
-        () = wait_ready(&fleet, is_json) => true,
-    };
-    if is_ready {
-        stop.await;
-    }
-    if !is_json {
-        print("\nending all processes");
-    }
-    fleet.end().await;
-    ExitCode::SUCCESS
-}
-
-async fn wait_ready(fleet: &Fleet, is_json: bool) {
-    let begun = Instant::now();
-    let mut has_complained = false;
-    loop {
-        let waiting = fleet.not_ready().await;
-        if waiting.is_empty() {
-            break;
-        }
-        if begun.elapsed() > READY_PATIENCE && !has_complained {
-            has_complained = true;
-            eprintln!(
-                "warning: still waiting for {}\n  help: see {}",
-                waiting.join(", "),
-                fleet.layout().data_dir.join("logs").display()
-            );
-        }
-        tokio::time::sleep(READY_POLL).await;
-    }
-    let took = fleet.note_ready();
-    let status = fleet.status().await;
-    if is_json {
-        print(&json(&status));
-    } else {
-        print(&welcome(&status, took));
-    }
-}
-
-fn welcome(status: &Status, took: Duration) -> String {
-    let mut text = format!("ready after {:.1} s\n\n", took.as_secs_f64());
-    let get = |name: &str| status.urls.get(name).cloned().unwrap_or_default();
-    let _ = writeln!(text, "  {:<16} {:<26} {:<26}", "", "console and API", "public page");
-    for site in Site::ALL {
-        let name = match site {
-            Site::A => "datacenter a",
-            Site::B => "datacenter b",
-            Site::W => "witness w",
-        };
-        let (console, public) = (get(&format!("{site} console")), get(&format!("{site} public page")));
-        let _ = writeln!(text, "  {name:<16} {console:<26} {public:<26}");
-    }
-    let _ = writeln!(text, "  {:<16} {}", "prescriptions", get("prescriptions"));
-    let _ = writeln!(text, "  {:<16} {}", "patient-portal", get("patient-portal"));
-    let port =
-        if status.base_port == DEFAULT_BASE { String::new() } else { format!(" --base-port {}", status.base_port) };
-    let _ = write!(
-        text,
-        "\nTry, in another terminal:  fleet kill a{port}   and watch prescriptions move to b on the console of w.\n\
-         `fleet --help` has more; with cargo: `cargo run --release -- kill a{port}`. Ctrl-C here ends everything."
-    );
-    text
-}
-
 #[cfg(test)]
 mod tests {
+    use super::args::Pair;
     use super::*;
 
     #[test]

@@ -5,6 +5,9 @@
 //! Tasks: the order server, one per link listener and front door, the visitor, and one per unit.
 //! Invariant: when [`Fleet::end`] returns, no process of the fleet is left.
 
+mod orders;
+mod status;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -14,23 +17,15 @@ use bcp_wire::{Epoch, Site};
 use rustix::process::Signal;
 use tokio::net::TcpListener;
 
-use crate::api::{
-    Action, Done, LinkOrder, LinkState, PublishOrder, Refusal, ServiceDone, ServiceOrder, Status, TargetOrder,
-};
-use crate::devices::{self, Addressed};
-use crate::front::{Doors, Published};
+use crate::devices;
+use crate::front::Doors;
 use crate::layout::{Layout, LayoutError};
-use crate::link::{Direction, Links, MAX_DELAY_MS};
+use crate::link::{Direction, Links};
 use crate::ports::{Lane, Port, loopback};
 use crate::service::{Service, Want};
-use crate::units::{self, Health, Process, Start, Unit};
+use crate::units::{self, Health, Start, Unit};
 use crate::visitor::Visitor;
 
-/// A service that does not answer by then is not up; a step has 3 s.
-const SERVICE_READY: Duration = Duration::from_millis(2_500);
-/// A console that is slower than this is asked another time.
-const CONSOLE_TIMEOUT: Duration = Duration::from_millis(400);
-const POLL: Duration = Duration::from_millis(25);
 /// From the order to end to the end of every process.
 const END_WITHIN: Duration = Duration::from_millis(4_500);
 /// Children of a collector, which its own supervisor restarts.
@@ -270,329 +265,6 @@ impl Fleet {
         Start { program: self.layout.executable.clone(), args, env: Vec::new() }
     }
 
-    // --- orders ---
-
-    /// # Errors
-    /// A delay beyond the bound, or a link of a site to itself.
-    pub fn link(&self, order: &LinkOrder) -> Result<Done, Refusal> {
-        let both = |from: Site, to: Site, one_way: bool| -> Result<Vec<Direction>, Refusal> {
-            if from == to {
-                return Err(Refusal::new("a link joins two sites", "as in `fleet cut a-b`"));
-            }
-            let there = Direction { from, to };
-            Ok(if one_way { vec![there] } else { vec![there, there.back()] })
-        };
-        let message = match *order {
-            LinkOrder::Cut { from, to, one_way } => {
-                for direction in both(from, to, one_way)? {
-                    self.links.set(direction, |way| way.cut = true);
-                }
-                if one_way {
-                    format!("nothing gets from {from} to {to} any more; the other direction is open")
-                } else {
-                    format!("{from}-{to} is cut")
-                }
-            }
-            LinkOrder::Heal { link: Some((from, to)) } => {
-                for direction in both(from, to, false)? {
-                    self.links.set(direction, |way| *way = crate::link::Way::default());
-                }
-                format!("{from}-{to} is open, without delay")
-            }
-            LinkOrder::Heal { link: None } => {
-                for (direction, _) in self.links.state() {
-                    self.links.set(direction, |way| *way = crate::link::Way::default());
-                }
-                "all links are open, without delay".to_owned()
-            }
-            LinkOrder::Delay { from, to, ms, jitter_ms, one_way } => {
-                if ms.saturating_add(jitter_ms) > MAX_DELAY_MS {
-                    return Err(Refusal::new(
-                        format!("a delay of {ms} ms with jitter {jitter_ms} ms is too long"),
-                        format!("at most {MAX_DELAY_MS} ms together; `fleet cut` stops a link"),
-                    ));
-                }
-                for direction in both(from, to, one_way)? {
-                    self.links.set(direction, |way| (way.delay_ms, way.jitter_ms) = (ms, jitter_ms));
-                }
-                format!("{from}-{to} takes {ms} ms per direction, and up to {jitter_ms} ms more")
-            }
-        };
-        tracing::info!("{message}");
-        Ok(Done { message })
-    }
-
-    /// # Errors
-    /// There is no such target, or it is not in a state for it.
-    pub async fn target(&self, order: &TargetOrder) -> Result<Done, Refusal> {
-        let (site, part) = match order.target.split_once('/') {
-            Some((site, part)) => (site, Some(part)),
-            None => (order.target.as_str(), None),
-        };
-        let site: Site =
-            site.parse().map_err(|_| Refusal::new(format!("no site `{}`", clip(site)), "sites are a, b and w"))?;
-        let message = match part {
-            None => self.whole_site(site, order.action).await,
-            Some(part) => self.one_process(site, part, order.action)?,
-        };
-        tracing::info!("{message}");
-        Ok(Done { message })
-    }
-
-    async fn whole_site(&self, site: Site, action: Action) -> String {
-        match action {
-            Action::Kill => {
-                self.dark().insert(site);
-                let roots: Vec<u32> = self.site_units(site).filter_map(|(_, unit)| unit.pid()).collect();
-                let below = units::descendants(&roots);
-                for (_, unit) in self.site_units(site) {
-                    unit.kill_and_stay_down();
-                }
-                below.iter().for_each(|pid| units::signal(*pid, Signal::KILL));
-                for (_, unit) in self.site_units(site) {
-                    unit.wait_down().await;
-                }
-                format!(
-                    "site {site} is dark: {} processes killed; `fleet start {site}` brings it back",
-                    roots.len() + below.len()
-                )
-            }
-            Action::Start => {
-                self.start_site(site);
-                format!("site {site} is starting")
-            }
-            Action::Pause | Action::Resume => {
-                let is_pause = action == Action::Pause;
-                let mut count = 0;
-                for (_, unit) in self.site_units(site) {
-                    count += freeze(unit, is_pause);
-                }
-                format!("site {site}: {count} processes {}", if is_pause { "stand still" } else { "go on" })
-            }
-        }
-    }
-
-    fn one_process(&self, site: Site, part: &str, action: Action) -> Result<String, Refusal> {
-        let name = format!("{site}/{}", clip(part));
-        if let Some((_, unit)) = self.site_units(site).find(|(name, _)| *name == part) {
-            return match (action, unit.pid()) {
-                (Action::Kill, Some(pid)) => {
-                    units::signal(pid, Signal::KILL);
-                    Ok(format!("{name} (process {pid}) was killed and will be restarted"))
-                }
-                (Action::Start, None) => {
-                    unit.up(self.start_of(site, self.static_name(site, part)));
-                    Ok(format!("{name} is starting"))
-                }
-                (Action::Start, Some(pid)) => Ok(format!("{name} runs already (process {pid})")),
-                (Action::Pause | Action::Resume, Some(_)) => {
-                    let is_pause = action == Action::Pause;
-                    let count = freeze(unit, is_pause);
-                    Ok(format!("{name}: {count} processes {}", if is_pause { "stand still" } else { "go on" }))
-                }
-                // A paused gate that holds its lock is killed by its warden; what comes up anew does not stand still.
-                (Action::Kill | Action::Resume, None) if unit.process().state == Health::Restarting => {
-                    Ok(format!("{name} has ended and is being restarted"))
-                }
-                (_, None) => Err(Refusal::new(format!("{name} is not running"), format!("`fleet start {site}`"))),
-            };
-        }
-        if COLLECTOR_PARTS.contains(&part) {
-            let pid = self
-                .collector_parts(site)
-                .into_iter()
-                .find(|(name, _)| name == part)
-                .map(|(_, pid)| pid)
-                .ok_or_else(|| Refusal::new(format!("{name} is not running"), format!("`fleet start {site}`")))?;
-            let (signal, what) = match action {
-                Action::Kill => (Signal::KILL, "was killed; its supervisor restarts it"),
-                Action::Pause => (Signal::STOP, "stands still"),
-                Action::Resume => (Signal::CONT, "goes on"),
-                Action::Start => return Ok(format!("{name} runs already (process {pid})")),
-            };
-            units::signal(pid, signal);
-            return Ok(format!("{name} (process {pid}) {what}"));
-        }
-        let mut known: Vec<String> = self.site_units(site).map(|(name, _)| format!("{site}/{name}")).collect();
-        known.extend(COLLECTOR_PARTS.iter().map(|part| format!("{site}/{part}")));
-        known.sort_unstable();
-        known.dedup();
-        Err(Refusal::new(format!("no process {name}"), format!("there are {}", known.join(" "))))
-    }
-
-    fn static_name(&self, site: Site, part: &str) -> &'static str {
-        self.site_units(site).map(|(name, _)| name).find(|name| *name == part).unwrap_or("devices")
-    }
-
-    fn collector_parts(&self, site: Site) -> Vec<(String, u32)> {
-        let root = self.units.get(&(site, "collector")).and_then(|unit| unit.pid());
-        let below = root.map(|root| units::descendants(&[root])).unwrap_or_default();
-        below
-            .into_iter()
-            .filter_map(|pid| {
-                let arguments = units::arguments(pid);
-                let part = COLLECTOR_PARTS.iter().find(|part| arguments.iter().any(|argument| argument == *part))?;
-                Some(((*part).to_owned(), pid))
-            })
-            .collect()
-    }
-
-    /// # Errors
-    /// No such device, or it refuses.
-    pub async fn device(&self, order: &Addressed) -> Result<Done, Refusal> {
-        let site = devices::site_of(&order.device).ok_or_else(|| {
-            let known: Vec<String> = Site::ALL.into_iter().flat_map(devices::inventory).map(|spec| spec.id).collect();
-            Refusal::new(format!("no device `{}`", clip(&order.device)), format!("there are {}", known.join(" ")))
-        })?;
-        let url = format!("http://127.0.0.1:{}/order", self.layout.base.site(site, Port::Simulator));
-        let asked = self.http.post(url).json(order).send().await;
-        let Ok(answer) = asked else {
-            return Err(Refusal::new(
-                format!("the devices of site {site} do not answer"),
-                format!("`fleet start {site}` or `fleet resume {site}`"),
-            ));
-        };
-        let is_done = answer.status().is_success();
-        let text = answer.text().await.unwrap_or_default();
-        if is_done {
-            tracing::info!("{text}");
-            Ok(Done { message: text })
-        } else {
-            Err(Refusal::new(text, "`fleet device --help` shows examples"))
-        }
-    }
-
-    /// What an init system does for an actuator: stops a service for sure, or starts it as told and waits until it
-    /// answers as that.
-    ///
-    /// # Errors
-    /// The site is dark, or the service does not come up.
-    pub async fn service(&self, order: &ServiceOrder) -> Result<ServiceDone, Refusal> {
-        let ServiceOrder { service, site, want, epoch } = *order;
-        let refused = |error: String| {
-            Refusal::new(error, format!("see {}", self.layout.log(&format!("{site}/{service}")).display()))
-        };
-        let unit = self
-            .units
-            .get(&(site, service.as_str()))
-            .ok_or_else(|| refused(format!("site {site} has no {service}")))?;
-        let turn = self.turns.get(&(service, site)).ok_or_else(|| refused("no turn".to_owned()))?;
-        let _turn = turn.lock().await;
-        if self.dark().contains(&site) {
-            return Err(refused(format!("site {site} is dark")));
-        }
-        if want == Want::Stopped {
-            let was_already = unit.pid().is_none() && unit.process().state == Health::Down;
-            unit.kill_and_stay_down();
-            unit.wait_down().await;
-            return Ok(ServiceDone { was_already });
-        }
-        let port = self.layout.base.site(site, service.port());
-        // A standby of an older epoch is a standby all the same: it learns the epoch from the active copy.
-        if want == Want::Standby && unit.pid().is_some() && self.health(port).await == Some(Want::Standby) {
-            return Ok(ServiceDone { was_already: true });
-        }
-        let start = self.service_start(service, site, want, epoch);
-        if unit.pid().is_some() && unit.is_wanted(&start) && self.health(port).await == Some(want) {
-            return Ok(ServiceDone { was_already: true });
-        }
-        unit.kill_and_stay_down();
-        unit.wait_down().await;
-        unit.up(start);
-        let begun = Instant::now();
-        while begun.elapsed() < SERVICE_READY {
-            if self.health(port).await == Some(want) {
-                return Ok(ServiceDone { was_already: false });
-            }
-            tokio::time::sleep(POLL).await;
-        }
-        Err(refused(format!("{service} at {site} does not answer as {}", want.as_str())))
-    }
-
-    async fn health(&self, port: u16) -> Option<Want> {
-        let answer = self.http.get(format!("http://127.0.0.1:{port}/health")).send().await.ok()?;
-        match answer.text().await.ok()?.as_str() {
-            "active" => Some(Want::Active),
-            "standby" => Some(Want::Standby),
-            _ => None,
-        }
-    }
-
-    /// # Errors
-    /// The route could not be kept.
-    pub fn publish(&self, order: PublishOrder) -> Result<Published, Refusal> {
-        let said = format!("{} is published under {} at {:?}", order.service, order.route.epoch, order.route.weights);
-        let answer = self
-            .doors
-            .publish(order.service, order.route)
-            .map_err(|fault| Refusal::new(fault.to_string(), "is the disk full?"))?;
-        tracing::info!("{said}: {answer:?}");
-        Ok(answer)
-    }
-
-    /// Tickets as the first console says that answers, the witness first: it is the last to go.
-    async fn tickets(&self) -> Vec<serde_json::Value> {
-        for site in [Site::W, Site::A, Site::B] {
-            let url = format!("http://127.0.0.1:{}/api/v1/tickets", self.layout.base.site(site, Port::Console));
-            let Ok(answer) = self.http.get(url).timeout(CONSOLE_TIMEOUT).send().await else { continue };
-            let Ok(mut body) = answer.json::<serde_json::Value>().await else { continue };
-            if let Some(serde_json::Value::Array(tickets)) = body.get_mut("tickets").map(serde_json::Value::take) {
-                return tickets;
-            }
-        }
-        Vec::new()
-    }
-
-    pub async fn status(&self) -> Status {
-        let base = self.layout.base;
-        let mut processes = Vec::new();
-        for site in Site::ALL {
-            for (_, unit) in self.site_units(site) {
-                processes.push(unit.process());
-            }
-            for (part, pid) in self.collector_parts(site) {
-                let is_paused = std::fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| {
-                    stat.rsplit_once(')').is_some_and(|(_, rest)| rest.trim_start().starts_with('T'))
-                });
-                let state = if is_paused { Health::Paused } else { Health::Running };
-                processes.push(Process { name: format!("{site}/{part}"), site, state, pid: Some(pid), restarts: 0 });
-            }
-        }
-        let links = self
-            .links
-            .state()
-            .into_iter()
-            .map(|(direction, way)| LinkState {
-                from: direction.from,
-                to: direction.to,
-                cut: way.cut,
-                delay_ms: way.delay_ms,
-                jitter_ms: way.jitter_ms,
-            })
-            .collect();
-        let mut urls = BTreeMap::new();
-        for site in Site::ALL {
-            urls.insert(format!("{site} public page"), format!("http://127.0.0.1:{}/", base.site(site, Port::Public)));
-            urls.insert(format!("{site} console"), format!("http://127.0.0.1:{}/", base.site(site, Port::Console)));
-        }
-        for service in Service::ALL {
-            urls.insert(service.to_string(), format!("http://127.0.0.1:{}/", base.front(service)));
-        }
-        let ms = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
-        Status {
-            base_port: base.number(),
-            data_dir: self.layout.data_dir.display().to_string(),
-            up_ms: ms(self.begun.elapsed()),
-            ready_after_ms: self.ready_after.lock().ok().and_then(|ready| *ready).map(ms),
-            processes,
-            links,
-            front: self.doors.routes(),
-            visitor: self.visitor.seen(),
-            tickets: self.tickets().await,
-            urls,
-        }
-    }
-
     /// Ends every process; what does not go by itself is killed.
     pub async fn end(&self) {
         let roots: Vec<u32> = self.units.values().filter_map(|unit| unit.pid()).collect();
@@ -622,16 +294,6 @@ impl Fleet {
     }
 }
 
-fn freeze(unit: &Unit, is_pause: bool) -> usize {
-    let Some(pid) = unit.pid() else { return 0 };
-    let mut all = vec![pid];
-    all.extend(units::descendants(&[pid]));
-    let signal = if is_pause { Signal::STOP } else { Signal::CONT };
-    all.iter().for_each(|pid| units::signal(*pid, signal));
-    unit.mark_paused(is_pause);
-    all.len()
-}
-
 /// Names the first port that another program holds, before anything is started.
 async fn check_ports(layout: &Layout) -> Result<(), UpError> {
     for site in Site::ALL {
@@ -656,9 +318,4 @@ async fn check_ports(layout: &Layout) -> Result<(), UpError> {
         }
     }
     Ok(())
-}
-
-/// An error message never repeats more of what was typed.
-fn clip(text: &str) -> String {
-    text.chars().take(32).collect()
 }

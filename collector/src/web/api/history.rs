@@ -9,7 +9,8 @@ use bcp_wire::{Id, PointName, Quality, Value};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use super::{Answer, Api, Refused, answer, no_device, storage};
+use super::sources::no_device;
+use super::{Answer, Api, Refused, answer, storage};
 use crate::serve::view::rfc3339;
 use crate::serve::wall_now;
 use crate::store::{HistorySample, Rollup};

@@ -3,20 +3,20 @@
 //! Knows the words, links and shapes of a page in one language. Refuses to know the clock: a page is a function of the model
 //! and of whether it is written for the time before or after `valid_until`.
 
+mod days;
+mod times;
+
 use askama::Template;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use bcp_core::status::ServiceStatus;
-use bcp_core::time::Wall;
 use sha2::{Digest, Sha256};
 use std::sync::OnceLock;
 
-use super::bars;
+pub use self::times::escape;
 use super::lang::{Lang, Localised, Shown, Texts};
-use super::model::{
-    Day, Freshness, IncidentPhase, ProcedurePhase, PublicIncident, PublicModel, PublicService, share_up,
-};
-use super::when::{self, Moment};
+use super::model::{Freshness, IncidentPhase, ProcedurePhase, PublicIncident, PublicModel, PublicService};
+use super::when;
 
 const STYLE: &str = include_str!("../../../../dashboards/status/style.css");
 const SCRIPT: &str = include_str!("../../../../dashboards/status/expiry.js");
@@ -42,15 +42,6 @@ pub struct Page<'a> {
     pub path: String,
     /// From the page up to the root of the tree, as `../../../`: the tree works in any folder of any file host.
     pub root: String,
-}
-
-/// One day in the table twin of the bars.
-#[derive(Debug, Clone)]
-pub struct DayRow {
-    pub day: Moment,
-    pub word: String,
-    /// Column and length of up, degraded, down, planned, unmeasured.
-    pub cells: [(String, String); 5],
 }
 
 #[derive(Template, Debug)]
@@ -300,162 +291,10 @@ impl<'a> Page<'a> {
         lines.map(|text| Shown { text, fallback: shown.fallback }).collect()
     }
 
-    /// A message around a time, as markup: the catalogue's text is escaped, the time element is not.
-    #[must_use]
-    pub fn time(&self, key: &str, at: impl std::borrow::Borrow<Wall>) -> String {
-        let element = time_element(&when::moment(*at.borrow(), self.model.as_of, self.lang));
-        escape(&self.t.with(key, "time", HOLE)).replacen(HOLE, &element, 1)
-    }
-
-    #[must_use]
-    pub fn full_time(&self, at: &Wall) -> String {
-        time_element(&when::full(*at, self.lang))
-    }
-
-    #[must_use]
-    pub fn as_of_sentence(&self) -> String {
-        let as_of = time_element(&when::full(self.model.as_of, self.lang));
-        let until = time_element(&when::moment(self.model.valid_until, self.model.as_of, self.lang));
-        escape(&self.t.with2("as-of", ("time", HOLE), ("until", HOLE)))
-            .replacen(HOLE, &as_of, 1)
-            .replacen(HOLE, &until, 1)
-    }
-
-    #[must_use]
-    pub fn agreeing_sentence(&self) -> Option<String> {
-        let (count, total) = self.model.agreeing?;
-        Some(self.t.with2("agreeing", ("count", count), ("total", total)))
-    }
-
-    #[must_use]
-    pub fn last_change(&self) -> Option<String> {
-        self.model.last_change.map(|at| self.time("last-change", at))
-    }
-
-    /// `9991` with two digits after the point as `99,91`, or `99.91` in English.
-    fn decimal(&self, scaled: u64, digits: u32) -> String {
-        let unit = 10_u64.pow(digits);
-        let point = if self.lang == Lang::En { '.' } else { ',' };
-        format!("{}{point}{:0width$}", scaled / unit, scaled % unit, width = digits as usize)
-    }
-
-    #[must_use]
-    pub fn share(&self, service: &PublicService) -> String {
-        share_up(&service.days).map_or_else(
-            || self.t.get("not-measured"),
-            |share| match share {
-                10_000 => "100\u{202f}%".to_owned(),
-                _ => format!("{}\u{202f}%", self.decimal(share, 2)),
-            },
-        )
-    }
-
-    #[must_use]
-    pub fn bars(&self, service: &PublicService) -> Vec<(&'static str, String)> {
-        bars::paths(&service.days, when::day_number(self.model.as_of))
-    }
-
-    #[must_use]
-    pub fn bars_label(&self, service: &PublicService) -> String {
-        let not_up = service.days.iter().filter(|day| day.degraded_ms + day.down_ms > 0).count();
-        match share_up(&service.days) {
-            None => self.t.get("bar-none"),
-            Some(_) => format!(
-                "{}; {}",
-                self.t.with("bar-label", "share", self.share(service)),
-                self.t.with("days-not-up", "count", not_up)
-            ),
-        }
-    }
-
-    #[must_use]
-    pub fn history_sentence(&self, service: &PublicService) -> String {
-        match share_up(&service.days) {
-            None => self.t.get("bar-none"),
-            Some(_) => self.t.with("history-sum", "share", self.share(service)),
-        }
-    }
-
-    #[must_use]
-    pub fn unmeasured_sentence(&self, service: &PublicService) -> Option<String> {
-        let first = service.days.first()?;
-        let covered = service.days.len() >= super::model::HISTORY_DAYS;
-        (!covered).then(|| self.t.with("days-unmeasured", "day", when::day(first.day, self.lang).text))
-    }
-
-    /// Newest day first.
-    #[must_use]
-    pub fn day_rows(&self, service: &PublicService) -> Vec<DayRow> {
-        service.days.iter().rev().map(|day| self.day_row(day)).collect()
-    }
-
-    fn day_row(&self, day: &Day) -> DayRow {
-        DayRow {
-            day: when::day(day.day, self.lang),
-            word: if day.bar() == ServiceStatus::Unknown { self.t.get("col-unmeasured") } else { self.word(day.bar()) },
-            cells: [
-                ("col-up", day.up_ms),
-                ("col-degraded", day.degraded_ms),
-                ("col-down", day.down_ms),
-                ("col-planned", day.planned_ms),
-                ("col-unmeasured", day.unmeasured_ms),
-            ]
-            .map(|(column, ms)| (self.t.get(column), length(ms))),
-        }
-    }
-
-    /// Every state of a bar with its shape and word.
-    #[must_use]
-    pub fn legend(&self) -> Vec<(&'static str, String, String)> {
-        let states = [
-            (ServiceStatus::Up, "col-up"),
-            (ServiceStatus::Degraded, "col-degraded"),
-            (ServiceStatus::Down, "col-down"),
-            (ServiceStatus::Planned, "col-planned"),
-            (ServiceStatus::Unknown, "col-unmeasured"),
-        ];
-        states.into_iter().map(|(status, key)| (status.as_str(), bars::single(status), self.t.get(key))).collect()
-    }
-
     #[must_use]
     pub fn api_files(&self) -> [&'static str; 6] {
         API_FILES
     }
-}
-
-/// Stands for a time element in a message until the message has been escaped. A character no catalogue contains.
-const HOLE: &str = "\u{e000}";
-
-/// `2 h 05 min`, `12 min 40 s`, `3 s`; a dash for nothing.
-fn length(ms: u64) -> String {
-    let s = ms / 1000;
-    match (s / 3600, s / 60 % 60, s % 60) {
-        (0, 0, 0) if ms == 0 => "–".to_owned(),
-        (0, 0, 0) => "< 1\u{202f}s".to_owned(),
-        (0, 0, s) => format!("{s}\u{202f}s"),
-        (0, m, s) => format!("{m}\u{202f}min {s:02}\u{202f}s"),
-        (h, m, _) => format!("{h}\u{202f}h {m:02}\u{202f}min"),
-    }
-}
-
-fn time_element(moment: &Moment) -> String {
-    format!("<time datetime=\"{iso}\" title=\"{iso}\">{text}</time>", iso = moment.iso, text = escape(&moment.text))
-}
-
-#[must_use]
-pub fn escape(text: &str) -> String {
-    let mut out = String::with_capacity(text.len());
-    for c in text.chars() {
-        match c {
-            '&' => out.push_str("&amp;"),
-            '<' => out.push_str("&lt;"),
-            '>' => out.push_str("&gt;"),
-            '"' => out.push_str("&quot;"),
-            '\'' => out.push_str("&#39;"),
-            _ => out.push(c),
-        }
-    }
-    out
 }
 
 fn style() -> &'static str {
@@ -485,13 +324,5 @@ mod tests {
     #[test]
     fn the_script_stays_small() {
         assert!(SCRIPT.len() <= 1024, "{} bytes", SCRIPT.len());
-    }
-
-    #[test]
-    fn lengths_are_readable() {
-        assert_eq!(length(0), "–");
-        assert_eq!(length(400), "< 1\u{202f}s");
-        assert_eq!(length(86_400_000), "24\u{202f}h 00\u{202f}min");
-        assert_eq!(length(760_000), "12\u{202f}min 40\u{202f}s");
     }
 }
