@@ -71,7 +71,7 @@ async fn ten_thousand_random_payloads_are_counted_and_change_nothing() -> Result
         let refused: u64 = ingest["refused"].as_object()?.values().filter_map(serde_json::Value::as_u64).sum();
         Some(refused + ingest["emptied"].as_u64()?)
     };
-    let (before, _) = wait_for("the ingest counters", 10 * SECOND, counted).await?;
+    let (before, _) = wait_for("the ingest counters", 60 * SECOND, counted).await?;
 
     let mut options = MqttOptions::new("hostile", ("127.0.0.1", fleet.port(Site::A, 3)));
     options.set_keep_alive(30).set_max_request_batch(64).set_outgoing_inflight_upper_limit(100);

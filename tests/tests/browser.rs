@@ -12,7 +12,7 @@ async fn pages_are_accessible_and_work_without_javascript() -> Result<()> {
     let fleet = Fleet::up(Options { base_port: 31000, ..Options::default() }).await?;
     // An alarm, so that the console has something to show.
     fleet.cli(&["device", "ups-b1", "event", "mains-fail"])?;
-    wait_for("an alarm", Duration::from_secs(15), async || {
+    wait_for("an alarm", Duration::from_secs(60), async || {
         fleet.active_alarms(Site::A, "on-battery/ups-b1").await.is_ok_and(|n| n == 1).then_some(())
     })
     .await?;
