@@ -4,6 +4,8 @@
 //! moves, the epoch and revision that were seen, so that a late or repeated order does nothing.
 
 mod print;
+mod snapshot;
+mod work;
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -50,7 +52,10 @@ const EXAMPLES: &str = "Examples:
   bcpctl --credentials pki explain prescriptions
   bcpctl --credentials pki move prescriptions --to b --reason 'power work at a'
   bcpctl --credentials pki shelve supply-air-hot/crac-a1 --for 2h --reason 'filter change'
-  bcpctl --credentials pki incident update inc-3 --text en='Working on it' --fallback en";
+  bcpctl --credentials pki incident update inc-000003 --text en='Working on it' --fallback en
+  bcpctl --credentials pki work plan --service prescriptions --from '2026-11-23 02:00' --to '2026-11-23 05:00' \
+      --title en='New disks' --text en='Prescriptions may be slow.' --fallback en
+  bcpctl snapshot verify http://127.0.0.1:18000 --config collector.toml";
 
 #[derive(Debug, Args)]
 struct Access {
@@ -151,6 +156,12 @@ enum Command {
     /// Texts of incidents on the public page
     #[command(subcommand)]
     Incident(Incident),
+    /// Planned work on the public calendar
+    #[command(subcommand)]
+    Work(work::Work),
+    /// Publications of the public page
+    #[command(subcommand)]
+    Snapshot(snapshot::Snapshot),
     /// Services and open incidents
     Services,
     /// The collector that answers: leader, contacts, log
@@ -231,8 +242,14 @@ struct StateAnswer {
 }
 
 async fn run(cli: Cli) -> anyhow::Result<bool> {
-    let server = Server::reach(&cli.access).await?;
     let json = cli.json;
+    if let Command::Snapshot(snapshot::Snapshot::Verify(args)) = &cli.command {
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let verified = snapshot::verify(args).await?;
+        show(json, &verified, print::verified)?;
+        return Ok(verified.current);
+    }
+    let server = Server::reach(&cli.access).await?;
     match cli.command {
         Command::Tickets => {
             let views = server.state().await?.replica.ticket_views();
@@ -253,7 +270,11 @@ async fn run(cli: Cli) -> anyhow::Result<bool> {
             let status: serde_json::Value = server.get("/control/v1/status").await?;
             show(json, &status, print::status)?;
         }
-        Command::Completions { .. } => {}
+        Command::Work(work::Work::List) => {
+            let services = server.state().await?.replica.services;
+            show(json, &work::open(services.interventions.values()), |open| print::works(open))?;
+        }
+        Command::Completions { .. } | Command::Snapshot(_) => {}
         order => {
             let verb = verb(&server, order).await?;
             let result = server.order(verb).await?;
@@ -323,7 +344,9 @@ async fn verb(server: &Server, command: Command) -> anyhow::Result<CommandVerb> 
             text: languages(text.texts),
             fallback: text.fallback,
         }),
+        Command::Work(work) => CommandVerb::Intervention(work.command().context("not an order")?),
         Command::Tickets
+        | Command::Snapshot(_)
         | Command::Explain { .. }
         | Command::Alarms { .. }
         | Command::Services
@@ -431,5 +454,11 @@ mod tests {
         assert!(!parse("bcpctl move prescriptions --to x --reason test"));
         assert!(!parse("bcpctl freeze prescriptions --for ever --reason test"));
         assert!(!parse("bcpctl incident resolve inc-1"));
+        assert!(parse(
+            "bcpctl work plan --service rx --from 2026-11-23T02:00 --to 2026-11-23T05:00 --title en=x --text en=y"
+        ));
+        assert!(!parse("bcpctl work plan --service rx --from tomorrow --to 2026-11-23T05:00 --title en=x --text en=y"));
+        assert!(parse("bcpctl snapshot verify export --trust a=11qYAYKxCrfVS/7TyWQHOg7hcvPapiMlrwIaaPcHURo="));
+        assert!(!parse("bcpctl snapshot verify export --trust a=short"));
     }
 }

@@ -11,7 +11,7 @@ use bcp_core::alarms::{AlarmVote, AlarmVotes, Priority};
 use bcp_core::failover::{Observation, Sight};
 use bcp_core::policy::Policy;
 use bcp_core::replica::{CommandVerb, Item, OperatorCommand, Replica, Tick};
-use bcp_core::status::{IncidentCommand, ServiceSight, ServiceStatus, ServiceVotes};
+use bcp_core::status::{IncidentCommand, InterventionCommand, Plan, ServiceSight, ServiceStatus, ServiceVotes};
 use bcp_core::time::Wall;
 use bcp_wire::{Id, Site};
 use serde_json::Value;
@@ -106,9 +106,26 @@ fn say(at: u64) -> Option<Item> {
         next_update_in_ms: Some(1_800_000),
         fallback: None,
     };
-    let command =
-        OperatorCommand { key: "k1".to_owned(), operator: "op-3".to_owned(), verb: CommandVerb::Incident(update) };
-    (at == 150_000).then_some(Item::Command(command))
+    let verb = match at {
+        20_000 => CommandVerb::Intervention(InterventionCommand::Plan(work())),
+        150_000 => CommandVerb::Incident(update),
+        _ => return None,
+    };
+    Some(Item::Command(OperatorCommand { key: format!("k{at}"), operator: "op-3".to_owned(), verb }))
+}
+
+/// From half a minute after the start of the log to a minute and a half, over a midnight.
+fn work() -> Plan {
+    let text = || BTreeMap::from([("en".to_owned(), "New disks at 02:00.".to_owned())]);
+    Plan {
+        services: vec!["patient-portal".parse().unwrap()],
+        site: Some(Site::A),
+        title: text(),
+        text: text(),
+        starts: Wall(START + 30_000),
+        ends: Wall(START + 90_000),
+        fallback: Some("en".to_owned()),
+    }
 }
 
 /// Seven minutes of a log: a service is disturbed, fails and comes back; one observer is silent for a while; midnight
@@ -289,6 +306,12 @@ fn address(text: &str) -> Option<&str> {
     words.into_iter().find(address)
 }
 
+/// What a file says. The lines of a calendar begin with names, which look like hosts before a port.
+fn values(path: &str, text: &str) -> String {
+    let value = |line: &str| line.split_once(':').map_or_else(|| line.to_owned(), |(_, value)| value.to_owned());
+    if path.ends_with(".ics") { text.lines().map(value).collect::<Vec<_>>().join("\n") } else { text.to_owned() }
+}
+
 #[test]
 fn no_name_of_the_inside_is_in_any_public_byte() {
     assert_eq!(address("at 10.1.2.3, then"), Some("10.1.2.3"));
@@ -316,7 +339,7 @@ fn no_name_of_the_inside_is_in_any_public_byte() {
             for name in &names {
                 assert!(!text.contains(name.as_str()) && !path.contains(name.as_str()), "`{name}` is in {path}");
             }
-            assert_eq!(address(&text), None, "in {path}");
+            assert_eq!(address(&values(&path, &text)), None, "in {path}");
             scanned += 1;
         }
     }

@@ -125,12 +125,13 @@ async function publicPages(base) {
     const text = await page.evaluate(() => document.body.innerText);
     if (!(await page.$("h1")) || !(await page.$("main .rows .st")) || text.length < 300) fault(where, "is not complete");
     if ((await page.$eval("html", html => html.lang)) !== lang) fault(where, "has another language");
-    const found = { service: await links(page, `/${lang}/service/`), procedure: await links(page, `/${lang}/procedure/`), incident: await links(page, `/${lang}/incident/`) };
+    const found = { service: await links(page, `/${lang}/service/`), procedure: await links(page, `/${lang}/procedure/.`), incident: await links(page, `/${lang}/incident/`), work: await links(page, `/${lang}/planned/.`) };
     await page.close();
     await look(home, `public-${lang}`, widthsOf(lang));
     const procedures = found.procedure.length ? found.procedure : found.service.map(href => href.replace("/service/", "/procedure/"));
-    const others = [found.service[0], procedures[0], found.incident[0], `${home}accessibility/`, `${home}api/`].filter(Boolean);
-    for (const url of others) await look(url, `public-${lang}-${new URL(url).pathname.split("/")[2]}`, widthsOf(lang));
+    const others = { service: found.service[0], steps: procedures[0], incident: found.incident[0], work: found.work[0] };
+    for (const name of ["planned", "procedure", "history", "accessibility", "api"]) others[name] = `${home}${name}/`;
+    for (const [name, url] of Object.entries(others)) if (url) await look(url, `public-${lang}-${name}`, widthsOf(lang));
     await walk(home);
   }
   // The one script: a page whose time is over says so.

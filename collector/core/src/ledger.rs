@@ -23,7 +23,7 @@ pub struct LedgerEntry {
     pub wall: Wall,
     /// `system`, `operator:<name>`, `gate:<site>:<id>`, `collector:<site>`.
     pub author: String,
-    /// What it is about, as `ticket:prescriptions`, `alarm:...`, `service:...`, `incident:...`.
+    /// What it is about, as `ticket:prescriptions`, `alarm:...`, `service:...`, `incident:...`, `intervention:...`.
     pub subject: String,
     /// One English sentence for the operator, complete without context.
     pub text: String,
@@ -68,6 +68,9 @@ pub enum LedgerEvent {
     },
     Incident {
         event: crate::status::IncidentEvent,
+    },
+    Intervention {
+        event: crate::status::InterventionEvent,
     },
     Command {
         key: String,

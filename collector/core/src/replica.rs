@@ -16,7 +16,7 @@ use bcp_wire::{Id, Site};
 use crate::alarms::{AlarmCommand, AlarmVotes};
 use crate::failover::{Observation, TicketCommand};
 use crate::policy::Policy;
-use crate::status::{Frozen, IncidentCommand, ServiceVotes};
+use crate::status::{Frozen, IncidentCommand, InterventionCommand, ServiceVotes};
 use crate::time::{LogTime, Wall};
 
 /// One entry of the decision log.
@@ -68,6 +68,7 @@ pub enum CommandVerb {
     Ticket { ticket: Id, command: TicketCommand },
     Alarm { alarm: String, command: AlarmCommand },
     Incident(IncidentCommand),
+    Intervention(InterventionCommand),
 }
 
 /// What became of a command; remembered by key so that a retry gets the same answer.

@@ -108,6 +108,9 @@ fn a_consequence_that_outlives_its_cause_comes_out() {
     // The portal takes load there again after a minute: nobody was called for that.
     assert_eq!(standing(&hand, "ticket-no-failover/portal"), None, "{:#?}", alarms(&hand));
     assert_eq!(hand.told("Alarm ticket-no-failover/portal (medium) annunciated"), 0);
+    // The other ticket rests after its move, as the policy wants: listed, and nobody is called.
+    assert_eq!(standing(&hand, "ticket-no-failover/rx"), Some(Standing::SuppressedByDesign), "{:#?}", alarms(&hand));
+    assert_eq!(hand.told("Alarm ticket-no-failover/rx (medium) annunciated"), 0);
 }
 
 #[test]

@@ -6,9 +6,13 @@ use bcp_core::alarms::{AlarmView, Priority};
 use bcp_core::failover::{Explanation, TicketView};
 use bcp_core::policy::TicketKind;
 use bcp_core::replica::CommandResult;
-use bcp_core::status::{ServiceStatus, State as Services};
+use bcp_core::status::{Intervention, ServiceStatus, State as Services};
 use bcp_wire::Site;
 use serde_json::Value;
+
+use crate::mirror::verify::Verified;
+use crate::web::public::lang::Lang;
+use crate::web::public::when;
 
 const RED: &str = "31";
 const GREEN: &str = "32";
@@ -126,6 +130,34 @@ pub fn services(services: &Services) {
         let phase = incident.phase.as_str();
         println!("{} {}: {phase}, {}", paint(colour, "incident"), incident.id, of.join(", "));
     }
+}
+
+pub fn works(works: &[&Intervention]) {
+    if works.is_empty() {
+        println!("no planned work");
+        return;
+    }
+    let row = |work: &&Intervention| {
+        let of: Vec<&str> = work.services.iter().map(AsRef::as_ref).collect();
+        vec![
+            work.id.clone(),
+            work.phase.as_str().replace('_', " "),
+            when::full(work.starts, Lang::En).text,
+            when::full(work.ends, Lang::En).text,
+            of.join(", "),
+        ]
+    };
+    table(&["WORK", "PHASE", "FROM", "TO", "SERVICES"], &works.iter().map(row).collect::<Vec<_>>());
+}
+
+pub fn verified(found: &Verified) {
+    let (colour, word) = if found.current { (GREEN, "valid now") } else { (RED, "EXPIRED: its state is unknown") };
+    println!("genuine, signed by the collector of site {}; {}", found.issuer, paint(colour, word));
+    println!("publication {} of {}, valid until {}", found.sequence, found.as_of, found.valid_until);
+    if let Some((count, total)) = found.agreeing {
+        println!("{count} of {total} measuring sites had a say");
+    }
+    println!("{} files, {} bytes, each as it was signed", found.files, found.bytes);
 }
 
 pub fn status(status: &Value) {

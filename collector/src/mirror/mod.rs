@@ -13,6 +13,7 @@
 mod server;
 mod snapshot;
 mod source;
+pub mod verify;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -23,6 +24,7 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 
 use crate::{Config, Shutdown};
+pub use snapshot::Keys;
 use snapshot::Snapshot;
 
 #[derive(Debug, thiserror::Error)]
@@ -60,7 +62,9 @@ pub async fn run(config: Arc<Config>, shutdown: Shutdown) -> anyhow::Result<()> 
     Ok(())
 }
 
-fn verifying_keys(config: &Config) -> Result<BTreeMap<Site, VerifyingKey>, MirrorError> {
+/// # Errors
+/// The first key that is none.
+pub fn verifying_keys(config: &Config) -> Result<BTreeMap<Site, VerifyingKey>, MirrorError> {
     let key = |(site, bytes): (&Site, &[u8; 32])| match VerifyingKey::from_bytes(bytes) {
         Ok(key) => Ok((*site, key)),
         Err(source) => Err(MirrorError::Key { site: *site, source }),

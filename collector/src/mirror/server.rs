@@ -205,12 +205,18 @@ fn encoded(request: &Request<Incoming>, file: &File, sequence: u64) -> Answer {
         headers.insert(header::CONTENT_ENCODING, HeaderValue::from_static(name));
     }
     if file.policy.is_none() {
-        // Public data: scripts of any page may read it.
+        // Public data: scripts of any page may read it, and the headers that say what it is.
         headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, HeaderValue::from_static("*"));
+        let exposed = HeaderValue::from_static("etag, date, bcp-sequence");
+        headers.insert(header::ACCESS_CONTROL_EXPOSE_HEADERS, exposed);
+        // Each says until when it holds; where nobody answers, an old one is better than none as long as it does.
+        headers.insert(header::CACHE_CONTROL, HeaderValue::from_static(MACHINE_CACHE));
     }
     answer
 }
 
+/// For programs: a publication is asked for again after 5 s, and holds for 60.
+const MACHINE_CACHE: &str = "public, max-age=5, stale-if-error=55";
 const SEQUENCE: HeaderName = HeaderName::from_static("bcp-sequence");
 
 /// A file for another mirror: as it was signed, and the same for ever.

@@ -116,7 +116,7 @@ fn page_policy(body: &[u8]) -> Option<String> {
 }
 
 impl Snapshot {
-    /// Reads what `current` in `dir` points to. Blocks.
+    /// Reads what `current` in `dir` points to, or the one publication that `dir` is. Blocks.
     ///
     /// # Errors
     /// Anything that is missing, unsigned or not what the manifest says; nothing of it is used then.
@@ -126,8 +126,12 @@ impl Snapshot {
             Err(source) => Err(LoadError::Read { path, source }),
         };
         let current = dir.join(CURRENT);
-        let target = std::fs::read_link(&current).map_err(|source| LoadError::Read { path: current, source })?;
-        let dir = dir.join(target);
+        let dir = match std::fs::read_link(&current) {
+            Ok(target) => dir.join(target),
+            // A copy of one publication has no link.
+            Err(_) if dir.join(MANIFEST).is_file() => dir.to_owned(),
+            Err(source) => return Err(LoadError::Read { path: current, source }),
+        };
         let manifest_bytes = read(dir.join(MANIFEST))?;
         let manifest = Manifest::verify(&manifest_bytes, keys)?;
         let mut bodies = HashMap::with_capacity(manifest.files.len());

@@ -74,7 +74,7 @@ pub struct Origin {
 }
 
 #[derive(Debug, thiserror::Error)]
-pub(super) enum FetchError {
+pub enum FetchError {
     #[error("no usable answer from {url}")]
     Http { url: String, source: reqwest::Error },
     #[error("the answer from {url} is longer than {limit} bytes")]
@@ -140,7 +140,7 @@ pub(super) async fn fetch_newer(
     if !newer(&manifest) || (expired && served.borrow().is_some()) {
         return Ok(());
     }
-    let bodies = fetch_files(origin, &manifest).await?;
+    let bodies = fetch_files(&origin.client, &origin.url, &manifest).await?;
     if !newer(&manifest) {
         return Ok(());
     }
@@ -156,11 +156,27 @@ pub(super) async fn fetch_newer(
     Ok(())
 }
 
+/// Everything that `base` publishes now, checked.
+///
+/// # Errors
+/// What cannot be fetched, or is not as it was signed.
+pub async fn fetch_whole(client: &reqwest::Client, base: &str, keys: &Keys) -> Result<Snapshot, FetchError> {
+    let bytes = fetch(client, &format!("{base}/{MANIFEST}"), MAX_MANIFEST_BYTES as u64).await?;
+    let manifest = Manifest::verify(&bytes, keys)?;
+    let bodies = fetch_files(client, base, &manifest).await?;
+    Ok(Snapshot::assemble(manifest, bytes, bodies)?)
+}
+
 /// Every file by its hash, each asked for once, so that an origin in the middle of a change gives what was signed.
-async fn fetch_files(origin: &Origin, manifest: &Manifest) -> Result<HashMap<String, Bytes>, FetchError> {
+async fn fetch_files(
+    client: &reqwest::Client,
+    base: &str,
+    manifest: &Manifest,
+) -> Result<HashMap<String, Bytes>, FetchError> {
     let wanted: BTreeMap<&str, &FileEntry> =
         manifest.files.values().map(|entry| (entry.sha256.as_str(), entry)).collect();
-    let fetches: Vec<_> = wanted.into_values().map(|entry| fetch_file(origin.clone(), entry.clone())).collect();
+    let fetches: Vec<_> =
+        wanted.into_values().map(|entry| fetch_file(client.clone(), base.to_owned(), entry.clone())).collect();
     let mut answers = futures::stream::iter(fetches).buffer_unordered(FETCH_CONCURRENCY);
     let mut by_hash: HashMap<String, Bytes> = HashMap::new();
     while let Some(answer) = answers.next().await {
@@ -171,9 +187,9 @@ async fn fetch_files(origin: &Origin, manifest: &Manifest) -> Result<HashMap<Str
     Ok(manifest.files.iter().filter_map(body).collect())
 }
 
-async fn fetch_file(origin: Origin, entry: FileEntry) -> Result<(String, Bytes), FetchError> {
-    let url = format!("{}/{}{}", origin.url, super::server::BY_HASH, entry.sha256);
-    let body = fetch(&origin.client, &url, entry.bytes).await?;
+async fn fetch_file(client: reqwest::Client, base: String, entry: FileEntry) -> Result<(String, Bytes), FetchError> {
+    let url = format!("{base}/{}{}", super::server::BY_HASH, entry.sha256);
+    let body = fetch(&client, &url, entry.bytes).await?;
     if is(&body, &entry) { Ok((entry.sha256, body)) } else { Err(LoadError::Hash { path: entry.sha256 }.into()) }
 }
 

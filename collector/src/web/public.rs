@@ -7,6 +7,7 @@
 //! Knows nothing that is not public: the model has no field for a host, an address, a sensor or an explanation.
 
 pub mod bars;
+pub mod calendar;
 pub mod convert;
 pub mod export;
 pub mod feed;

@@ -90,14 +90,15 @@ impl State {
 
 fn of_ticket(ticket: &Ticket, facts: Facts<'_>, found: &mut Vec<Condition>) {
     let id = facts.id;
-    let mut need = |needs: &[Site], rule, priority, titles, explain| {
-        found.push(Condition { needs: needs.to_vec(), ..of(rule, priority, id, titles, explain) });
+    let mut need = |needs: &[Site], by_design, rule, priority, titles, explain| {
+        found.push(Condition { needs: needs.to_vec(), by_design, ..of(rule, priority, id, titles, explain) });
     };
     // One alarm per ticket: the first gate stands for all, one of a site that is there if there is any; the ticket's page
     // lists them.
     let first = troubles(ticket).min_by_key(|(site, ..)| facts.board.silent(*site, facts.now));
     if let Some((site, gate, text)) = first {
-        need(&[site], "gate-trouble", Priority::Medium, &GATE_TROUBLE, format!("Gate {gate} of site {site}: {text}"));
+        let explain = format!("Gate {gate} of site {site}: {text}");
+        need(&[site], false, "gate-trouble", Priority::Medium, &GATE_TROUBLE, explain);
     }
     let wanted = matches!(facts.rule.mode, Mode::Auto | Mode::Confirm);
     if wanted && ticket.moving.is_none() && ticket.frozen.is_none() && ticket.phase == Phase::Held {
@@ -106,10 +107,12 @@ fn of_ticket(ticket: &Ticket, facts: Facts<'_>, found: &mut Vec<Condition>) {
             let reasons = blocks.iter().map(Block::to_string).collect::<Vec<_>>().join("; ");
             let explain = format!("If its site was lost now: {reasons}");
             // Two sites run it and three observe: with any of them gone it has nowhere to go.
-            need(&Site::ALL, "ticket-no-failover", Priority::Medium, &NO_FAILOVER, explain);
+            // The rest after an automatic move is what the policy wants; the ticket's card counts it down.
+            let rests = blocks.iter().all(|block| matches!(block, Block::CoolingDown));
+            need(&Site::ALL, rests, "ticket-no-failover", Priority::Medium, &NO_FAILOVER, explain);
         }
     }
-    let mut add = |rule, priority, titles, explain| need(&[], rule, priority, titles, explain);
+    let mut add = |rule, priority, titles, explain| need(&[], false, rule, priority, titles, explain);
     if let Some(freeze) = &ticket.frozen {
         add("ticket-frozen", Priority::Medium, &FROZEN, format!("Frozen by {}: {}", freeze.owner, freeze.reason));
     }
@@ -152,6 +155,7 @@ fn of(rule: &str, priority: Priority, id: &Id, templates: &Titles, explain: Stri
         explain,
         needs: Vec::new(),
         causal: false,
+        by_design: false,
     }
 }
 
@@ -165,5 +169,6 @@ fn of_site(rule: &str, priority: Priority, site: Site, templates: &Titles, expla
         explain,
         needs: Vec::new(),
         causal: false,
+        by_design: false,
     }
 }

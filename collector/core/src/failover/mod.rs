@@ -90,6 +90,8 @@ pub struct Condition {
     pub needs: Vec<Site>,
     /// It explains what stands or falls with its site.
     pub causal: bool,
+    /// Wanted, and nothing an operator could mend: listed, and nobody is called.
+    pub by_design: bool,
 }
 
 /// The agreed state of all tickets.

@@ -2,6 +2,8 @@
 
 use std::collections::BTreeSet;
 
+use bcp_wire::{Id, Site};
+
 use super::{
     CommandResult, CommandVerb, Item, MAX_ELAPSED_MS, MAX_ITEMS_PER_TICK, MAX_RESULTS, OperatorCommand,
     PUBLICATION_VALID_MS, PUBLISH_EVERY_MS, Publication, Replica, Tick,
@@ -10,7 +12,7 @@ use crate::alarms::{AgreedCondition, AlarmEvent, AlarmVote};
 use crate::failover::event::{Happened, Link, SYSTEM};
 use crate::ledger::{LedgerEntry, LedgerEvent, Said, When};
 use crate::policy::Policy;
-use crate::status::{IncidentEvent, ServiceEvent};
+use crate::status::{IncidentEvent, InterventionCommand, InterventionEvent, ServiceEvent, ServiceStatus};
 use crate::time::Wall;
 use crate::topology::site_asset;
 
@@ -121,7 +123,7 @@ impl Replica {
         }
         let (now, wall) = (self.log_time, self.wall);
         let mut happened = Vec::new();
-        let (mut alarms, mut incidents) = (Vec::new(), Vec::new());
+        let (mut alarms, mut incidents, mut interventions) = (Vec::new(), Vec::new(), Vec::new());
         let subject;
         let result = match &command.verb {
             CommandVerb::Ticket { ticket, command: verb } => {
@@ -143,6 +145,19 @@ impl Replica {
                 subject = "incident".to_owned();
                 let result = self.services.on_command(now, wall, &command.operator, verb);
                 result.map(|events| incidents = events).map(|()| "done".to_owned())
+            }
+            CommandVerb::Intervention(verb) => {
+                subject = "intervention".to_owned();
+                let result = self
+                    .peer_is_well(verb)
+                    .and_then(|()| self.services.on_intervention(now, wall, &command.operator, verb));
+                // The first event names it: an operator needs the id of what was planned.
+                let named = |events: &[InterventionEvent]| events.first().map(InterventionEvent::subject);
+                result.map(|events| {
+                    let about = named(&events);
+                    interventions = events;
+                    about.map_or_else(|| "done".to_owned(), |about| format!("done ({about})"))
+                })
             }
         };
         let ok = result.is_ok();
@@ -167,6 +182,36 @@ impl Replica {
         self.write_tickets(writer, happened, Some(seq));
         self.write_alarms(writer, alarms, Some(seq));
         self.write_incidents(writer, incidents, Some(seq));
+        self.write_interventions(writer, interventions, Some(seq));
+    }
+
+    /// Work on a datacenter does not begin while the other one is lost or disturbed: nothing could be moved out of the way.
+    fn peer_is_well(&self, verb: &InterventionCommand) -> Result<(), String> {
+        let (site, services) = match verb {
+            InterventionCommand::Plan(plan) if plan.starts.0 <= self.wall.0 => (plan.site, plan.services.as_slice()),
+            InterventionCommand::Start { intervention } => {
+                let work = self.services.interventions.get(intervention);
+                work.map_or((None, [].as_slice()), |work| (work.site, work.services.as_slice()))
+            }
+            InterventionCommand::Plan(_)
+            | InterventionCommand::Extend { .. }
+            | InterventionCommand::Update { .. }
+            | InterventionCommand::Close { .. } => return Ok(()),
+        };
+        let peer = match site {
+            Some(Site::A) => Site::B,
+            Some(Site::B) => Site::A,
+            Some(Site::W) | None => return Ok(()),
+        };
+        if self.failover.board.silent(peer, self.log_time) {
+            return Err(format!("site {peer} is lost: nothing could be moved there"));
+        }
+        let bad =
+            |id: &&Id| matches!(self.services.at_site(id, peer).status, ServiceStatus::Down | ServiceStatus::Degraded);
+        match services.iter().find(bad) {
+            Some(id) => Err(format!("service {id} is not well at site {peer}: it could not be moved there")),
+            None => Ok(()),
+        }
     }
 
     fn judge_tickets(&mut self, writer: &mut Writer) {
@@ -197,12 +242,13 @@ impl Replica {
 
     fn judge_services(&mut self, writer: &mut Writer) {
         let Some(policy) = self.policy.take() else { return };
-        let (services, incidents) = self.services.tick(self.log_time, self.wall, &policy);
+        let judged = self.services.tick(self.log_time, self.wall, &policy);
         self.policy = Some(policy);
-        for event in services {
+        self.write_interventions(writer, judged.interventions, None);
+        for event in judged.services {
             self.write(writer, service(event));
         }
-        self.write_incidents(writer, incidents, None);
+        self.write_incidents(writer, judged.incidents, None);
     }
 
     /// A publication point when something happened, and regularly so that the page does not expire.
@@ -216,6 +262,7 @@ impl Replica {
             LedgerEvent::Ticket { .. }
             | LedgerEvent::Service { .. }
             | LedgerEvent::Incident { .. }
+            | LedgerEvent::Intervention { .. }
             | LedgerEvent::Policy { .. } => true,
             LedgerEvent::PolicyRefused { .. }
             | LedgerEvent::Leader { .. }
@@ -260,6 +307,14 @@ impl Replica {
         }
     }
 
+    fn write_interventions(&mut self, writer: &mut Writer, events: Vec<InterventionEvent>, cause: Option<u64>) {
+        for event in events {
+            let author = event.by().map_or_else(|| SYSTEM.to_owned(), |name| format!("operator:{name}"));
+            let (subject, text) = (event.subject(), event.text());
+            self.write(writer, Said { author, subject, text, what: LedgerEvent::Intervention { event }, cause });
+        }
+    }
+
     fn write_incidents(&mut self, writer: &mut Writer, events: Vec<IncidentEvent>, cause: Option<u64>) {
         for event in events {
             let author = event.by().map_or_else(|| SYSTEM.to_owned(), |name| format!("operator:{name}"));
@@ -300,6 +355,7 @@ fn agreed(condition: crate::failover::Condition) -> AgreedCondition {
             title: condition.title,
             explain: condition.explain,
             causal: condition.causal,
+            suppressed: condition.by_design,
             fed_by: condition.needs.into_iter().map(|site| site_asset(site).to_string()).collect(),
             ..AlarmVote::default()
         },

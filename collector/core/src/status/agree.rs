@@ -4,7 +4,10 @@ use std::collections::BTreeMap;
 
 use bcp_wire::{Id, Site};
 
-use super::{DISAGREE_MS, Service, ServiceEvent, ServiceSight, ServiceStatus, SiteStatus, State, VOTE_EXPIRY_MS};
+use super::{
+    DISAGREE_MS, Intervention, Service, ServiceEvent, ServiceSight, ServiceStatus, SiteStatus, State, VOTE_EXPIRY_MS,
+    intervention,
+};
 use crate::policy::Policy;
 use crate::time::{LogTime, Wall};
 
@@ -42,7 +45,7 @@ pub(super) fn judge(state: &mut State, now: LogTime, wall: Wall, policy: &Policy
             since_wall: wall,
             ..Service::default()
         });
-        judge_service(id, service, &sights, now, wall, events);
+        judge_service(id, service, &state.interventions, &sights, now, wall, events);
         for site in Site::ALL {
             judge_site(id, service, site, &sights, now, events);
         }
@@ -52,6 +55,7 @@ pub(super) fn judge(state: &mut State, now: LogTime, wall: Wall, policy: &Policy
 fn judge_service(
     id: &Id,
     service: &mut Service,
+    works: &BTreeMap<String, Intervention>,
     sights: &BTreeMap<Site, &ServiceSight>,
     now: LogTime,
     wall: Wall,
@@ -63,7 +67,8 @@ fn judge_service(
     let to = match agree(&votes) {
         Agreement::Agreed(status) => {
             service.disagree_since = None;
-            status
+            // What was an incident before the work began stays one.
+            if service.incident.is_some() { status } else { intervention::shown(works, id, status) }
         }
         Agreement::Split => {
             let since = *service.disagree_since.get_or_insert(now);

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use bcp_wire::Id;
 
-use super::{Service, ServiceStatus, State};
+use super::{Service, ServiceStatus, State, Vote};
 use crate::time::{LogTime, Wall};
 
 /// Days kept: 90 whole ones and today.
@@ -75,8 +75,10 @@ impl State {
     #[must_use]
     pub fn freeze(&self) -> Frozen {
         let running = |(id, service): (&Id, &Service)| Some((id.clone(), *service.days.last()?));
+        // One that knows nothing of any service has no say.
+        let knows = |vote: &&Vote| vote.services.values().any(|sight| sight.status != ServiceStatus::Unknown);
         Frozen {
-            observers: u8::try_from(self.votes.len()).unwrap_or(u8::MAX),
+            observers: u8::try_from(self.votes.values().filter(knows).count()).unwrap_or(u8::MAX),
             today: self.services.iter().filter_map(running).collect(),
         }
     }

@@ -75,6 +75,9 @@ pub struct IncidentUpdate {
     pub phase: IncidentPhase,
     pub by: Author,
     pub text: Text,
+    /// When a person's words took the place of the automatic ones; `wall` stays the time of the first.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub replaced_wall: Option<Wall>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -82,6 +85,13 @@ pub struct IncidentUpdate {
 pub enum Author {
     Automatic,
     Operator { name: String },
+}
+
+impl IncidentUpdate {
+    /// What the machines said of a fault, to which no person has said anything yet.
+    fn is_first_word(&self) -> bool {
+        self.by == Author::Automatic && self.phase == IncidentPhase::Investigating
+    }
 }
 
 impl Author {
@@ -150,37 +160,33 @@ pub(super) fn follow(state: &mut State, now: LogTime, wall: Wall, events: &mut V
     open(state, now, wall, events);
     let State { services, incidents, .. } = state;
     for incident in incidents.values_mut().filter(|incident| incident.phase != IncidentPhase::Resolved) {
-        let statuses: Vec<(Id, ServiceStatus)> = incident
-            .services
-            .iter()
-            .map(|id| (id.clone(), services.get(id).map_or(ServiceStatus::Unknown, |service| service.status)))
-            .collect();
-        for (_, status) in &statuses {
-            if matches!(status, ServiceStatus::Down) {
-                incident.worst = ServiceStatus::Down;
-            }
+        // A service that left the policy is nobody's concern any more; it must not keep its incident open for ever.
+        let statuses: Vec<(Id, ServiceStatus)> =
+            incident.services.iter().filter_map(|id| Some((id.clone(), services.get(id)?.status))).collect();
+        if statuses.iter().any(|(_, status)| *status == ServiceStatus::Down) {
+            incident.worst = ServiceStatus::Down;
         }
         let all_up = statuses.iter().all(|(_, status)| matches!(status, ServiceStatus::Up | ServiceStatus::Planned));
         if !all_up {
-            let any_bad = statuses.iter().any(|(_, s)| matches!(s, ServiceStatus::Down | ServiceStatus::Degraded));
-            if any_bad && incident.phase == IncidentPhase::Monitoring {
+            let is_bad = |status: &ServiceStatus| matches!(status, ServiceStatus::Down | ServiceStatus::Degraded);
+            if let Some((id, status)) = statuses.iter().find(|(_, status)| is_bad(status))
+                && incident.phase == IncidentPhase::Monitoring
+            {
                 // Back down while it was watched: say so, with the service that did it.
-                if let Some((id, status)) = statuses.iter().find(|(_, s)| *s != ServiceStatus::Up) {
-                    let text = failed(id, *status);
-                    incident.say(now, wall, IncidentPhase::Investigating, Author::Automatic, text, events);
-                }
+                let text = failed(id, *status);
+                incident.say(now, wall, IncidentPhase::Investigating, Author::Automatic, text, events);
             }
             // Unknown neither resolves nor reopens: the time just does not count.
             incident.up_since = None;
             continue;
         }
         let since = *incident.up_since.get_or_insert(now);
-        let Some((first, _)) = statuses.first() else { continue };
+        let Some(first) = statuses.first().map(|(id, _)| id).or(incident.services.first()).cloned() else { continue };
         if incident.phase != IncidentPhase::Monitoring {
-            let text = Text::Template { key: Template::IncidentServiceRestored, service: first.clone() };
+            let text = Text::Template { key: Template::IncidentServiceRestored, service: first };
             incident.say(now, wall, IncidentPhase::Monitoring, Author::Automatic, text, events);
         } else if now.since(since) >= UP_BEFORE_RESOLVE_MS {
-            let text = Text::Template { key: Template::IncidentResolved, service: first.clone() };
+            let text = Text::Template { key: Template::IncidentResolved, service: first };
             incident.resolve(now, wall, Author::Automatic, text, events);
         }
     }
@@ -292,11 +298,30 @@ impl Incident {
         events: &mut Vec<IncidentEvent>,
     ) {
         self.phase = phase;
-        let update = IncidentUpdate { log: now, wall, phase, by, text };
+        let update = IncidentUpdate { log: now, wall, phase, by, text, replaced_wall: None };
         if self.updates.len() >= MAX_UPDATES {
             self.updates.remove(1);
         }
         self.updates.push(update.clone());
+        events.push(IncidentEvent::Updated { incident: self.id.clone(), update });
+    }
+
+    /// A person's words. They take the place of the automatic notice that they answer, at its time; later ones follow.
+    fn tell(
+        &mut self,
+        now: LogTime,
+        wall: Wall,
+        phase: IncidentPhase,
+        by: Author,
+        text: Text,
+        events: &mut Vec<IncidentEvent>,
+    ) {
+        let Some(last) = self.updates.last_mut().filter(|last| last.is_first_word()) else {
+            return self.say(now, wall, phase, by, text, events);
+        };
+        (last.phase, last.by, last.text, last.replaced_wall) = (phase, by, text, Some(wall));
+        self.phase = phase;
+        let update = last.clone();
         events.push(IncidentEvent::Updated { incident: self.id.clone(), update });
     }
 
@@ -338,7 +363,7 @@ pub(super) fn on_command(
                     IncidentPhase::Identified
                 }
             };
-            incident.say(now, wall, phase, by, text, &mut events);
+            incident.tell(now, wall, phase, by, text, &mut events);
             incident.next_update_wall = next_update_in_ms.map(|ms| later(wall, ms));
         }
         IncidentCommand::Resolve { incident, text, fallback } => {
@@ -371,7 +396,7 @@ fn unresolved<'a>(state: &'a mut State, id: &str) -> Result<&'a mut Incident, St
 }
 
 /// The language gate: every language, or an explicit stand-in.
-fn gate(text: &BTreeMap<String, String>, fallback: Option<&str>) -> Result<Text, String> {
+pub(super) fn gate(text: &BTreeMap<String, String>, fallback: Option<&str>) -> Result<Text, String> {
     if let Some(other) = text.keys().find(|language| !LANGUAGES.contains(&language.as_str())) {
         return Err(format!("`{other}` is no language of the page: nl, fr, de, en"));
     }

@@ -1,4 +1,4 @@
-//! Service states, the BCP procedures and the incidents: what the public page says.
+//! Service states, the BCP procedures, the incidents and the planned work: what the public page says.
 //!
 //! Knows: what the observers together say of each service, since when, and what the public was told. Refuses to know:
 //! checks and hosts (votes carry the outcome) and the words of a language (automatic texts are template keys).
@@ -12,6 +12,7 @@
 pub mod agree;
 pub mod days;
 pub mod incident;
+pub mod intervention;
 pub mod procedure;
 
 #[cfg(test)]
@@ -28,6 +29,7 @@ use crate::time::{LogTime, Wall};
 
 pub use days::{DAYS_KEPT, Day, Frozen};
 pub use incident::{Author, Incident, IncidentPhase, IncidentUpdate, Text};
+pub use intervention::{Intervention, InterventionCommand, InterventionEvent, Plan, WorkPhase, WorkText};
 pub use procedure::{Procedure, ProcedurePhase};
 
 /// Languages of the public page. A text for people has all of them.
@@ -105,9 +107,23 @@ pub struct State {
     pub incidents: BTreeMap<String, Incident>,
     /// Number of the last incident.
     pub incident_count: u64,
+    /// By id; those that are not over and the last [`intervention::MAX_OVER`] others.
+    #[serde(default)]
+    pub interventions: BTreeMap<String, Intervention>,
+    /// Number of the last intervention.
+    #[serde(default)]
+    pub intervention_count: u64,
     pub votes: BTreeMap<Site, Vote>,
     /// Log and wall time of the last tick.
     pub ticked: Option<(LogTime, Wall)>,
+}
+
+/// What one tick changed.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Judged {
+    pub interventions: Vec<InterventionEvent>,
+    pub services: Vec<ServiceEvent>,
+    pub incidents: Vec<IncidentEvent>,
 }
 
 /// The last votes of one observer.
@@ -197,8 +213,8 @@ impl ServiceEvent {
             ServiceEvent::Procedure { service, profession, from, to } => {
                 format!(
                     "BCP procedure of service {service} for {profession} went from {} to {}.",
-                    from.as_str(),
-                    to.as_str()
+                    from.words(),
+                    to.words()
                 )
             }
         }
@@ -267,16 +283,28 @@ impl State {
         incident::on_command(self, now, wall, operator, command)
     }
 
+    /// # Errors
+    /// One English sentence for the operator: what is wrong with the command.
+    pub fn on_intervention(
+        &mut self,
+        now: LogTime,
+        wall: Wall,
+        operator: &str,
+        command: &InterventionCommand,
+    ) -> Result<Vec<InterventionEvent>, String> {
+        intervention::on_command(self, now, wall, operator, command)
+    }
+
     /// Judges everything at `now`; `wall` labels what changes.
-    pub fn tick(&mut self, now: LogTime, wall: Wall, policy: &Policy) -> (Vec<ServiceEvent>, Vec<IncidentEvent>) {
-        let mut services = Vec::new();
-        let mut incidents = Vec::new();
+    pub fn tick(&mut self, now: LogTime, wall: Wall, policy: &Policy) -> Judged {
+        let mut judged = Judged::default();
         days::accrue(self, now, wall);
-        agree::judge(self, now, wall, policy, &mut services);
-        incident::follow(self, now, wall, &mut incidents);
-        procedure::follow(self, now, wall, policy, &mut services);
+        intervention::follow(self, now, wall, &mut judged.interventions);
+        agree::judge(self, now, wall, policy, &mut judged.services);
+        incident::follow(self, now, wall, &mut judged.incidents);
+        procedure::follow(self, now, wall, policy, &mut judged.services);
         self.ticked = Some((now, wall));
-        (services, incidents)
+        judged
     }
 
     /// Agreed status of a service as its users see it.

@@ -39,6 +39,17 @@ impl ProcedurePhase {
             ProcedurePhase::StandingDown => "standing-down",
         }
     }
+
+    /// As an operator reads it.
+    #[must_use]
+    pub const fn words(self) -> &'static str {
+        match self {
+            ProcedurePhase::Off => "off",
+            ProcedurePhase::Armed => "armed",
+            ProcedurePhase::On => "on",
+            ProcedurePhase::StandingDown => "being stood down",
+        }
+    }
 }
 
 /// Where a procedure goes. `status_ms`: how long the service has had this status; `phase_ms`: the same of the phase.

@@ -189,6 +189,7 @@ fn ledger_row(entry: &LedgerEntry, now: Wall) -> LedgerRow {
         "ticket" => "ticket",
         "service" => "service",
         "incident" => "incident",
+        "intervention" => "planned",
         _ => "other",
     };
     LedgerRow {

@@ -127,7 +127,7 @@ impl ServicePage {
             says: says.collect(),
             checks: checks(view, &service.id),
             procedures: procedures
-                .map(|(who, found)| (who.clone(), found.phase.as_str(), at(found.since_wall)))
+                .map(|(who, found)| (who.clone(), found.phase.words(), at(found.since_wall)))
                 .collect(),
             told: told.map(|update| (at(update.wall), update.phase.as_str(), update.text.for_operators())).collect(),
         })

@@ -9,14 +9,15 @@ use std::collections::BTreeMap;
 use bcp_core::policy::{Policy, ServicePolicy};
 use bcp_core::replica::Replica;
 use bcp_core::status::incident::{Incident, IncidentUpdate};
-use bcp_core::status::{Author, IncidentPhase, ProcedurePhase, Service, ServiceStatus, Text};
+use bcp_core::status::intervention::{Intervention, WorkUpdate};
+use bcp_core::status::{Author, IncidentPhase, ProcedurePhase, Service, ServiceStatus, Text, WorkText};
 use bcp_core::time::Wall;
 use bcp_wire::{Id, Site};
 
 use super::lang::{Lang, Localised};
 use super::model::{
-    Day, HISTORY_DAYS, MAX_CLOSED_INCIDENTS, MAX_UPDATES, Procedure, PublicIncident, PublicModel, PublicService,
-    PublicUpdate,
+    Day, HISTORY_DAYS, MAX_CLOSED_INCIDENTS, MAX_UPDATES, MAX_WORKS_OVER, Procedure, PublicIncident, PublicModel,
+    PublicService, PublicUpdate, PublicWork, PublicWorkUpdate,
 };
 use super::when::day_number;
 
@@ -30,15 +31,16 @@ pub fn public_model(replica: &Replica) -> Option<PublicModel> {
     let mut ordered: Vec<_> = policy.services.iter().collect();
     ordered.sort_by_key(|(id, service)| (service.order, *id));
     let services: Vec<PublicService> = ordered.into_iter().map(|(id, policy)| service(replica, id, policy)).collect();
-    let incidents = incidents(replica, policy);
+    let (incidents, works) = (incidents(replica, policy), works(replica));
     Some(PublicModel {
         sequence: replica.publication.sequence,
         as_of: replica.publication.as_of,
         valid_until: replica.publication.valid_until,
-        last_change: last_change(&services, &incidents),
+        last_change: last_change(&services, &incidents, &works),
         agreeing: agreeing(replica),
         services,
         incidents,
+        works,
     })
 }
 
@@ -47,10 +49,11 @@ fn agreeing(replica: &Replica) -> Option<(u8, u8)> {
     Some((replica.publication.frozen.observers, u8::try_from(Site::ALL.len()).ok()?))
 }
 
-fn last_change(services: &[PublicService], incidents: &[PublicIncident]) -> Option<Wall> {
+fn last_change(services: &[PublicService], incidents: &[PublicIncident], works: &[PublicWork]) -> Option<Wall> {
     let of_services = services.iter().flat_map(|service| [service.since, service.procedure.since]).flatten();
-    let of_incidents = incidents.iter().flat_map(|incident| incident.updates.first()).map(|update| update.at);
-    of_services.chain(of_incidents).max_by_key(|at| at.0)
+    let of_incidents = incidents.iter().flat_map(|incident| incident.updates.first()).map(PublicUpdate::changed);
+    let of_works = works.iter().filter(|work| !work.updates.is_empty()).map(PublicWork::updated);
+    of_services.chain(of_incidents).chain(of_works).max_by_key(|at| at.0)
 }
 
 fn service(replica: &Replica, id: &Id, policy: &ServicePolicy) -> PublicService {
@@ -131,20 +134,77 @@ fn incident(incident: &Incident, policy: &Policy) -> PublicIncident {
         resolved: incident.resolved_wall,
         next_update_due: incident.next_update_wall.filter(|_| incident.phase != IncidentPhase::Resolved),
         services: incident.services.iter().map(Id::to_string).collect(),
-        updates: incident.updates.iter().rev().take(MAX_UPDATES).map(|found| update(found, policy)).collect(),
+        updates: numbered(&incident.updates, |update| update.wall)
+            .into_iter()
+            .map(|(id, found)| update(id, found, policy))
+            .collect(),
     }
 }
 
-fn update(update: &IncidentUpdate, policy: &Policy) -> PublicUpdate {
+/// The newest updates with a name each: its time, and a number where several came at once.
+fn numbered<T>(updates: &[T], at: impl Fn(&T) -> Wall) -> Vec<(String, &T)> {
+    let mut named: Vec<(String, &T)> = Vec::new();
+    let mut same = 0;
+    for (n, update) in updates.iter().enumerate() {
+        let before = n.checked_sub(1).and_then(|before| updates.get(before));
+        same = if before.is_some_and(|before| at(before) == at(update)) { same + 1 } else { 0 };
+        let time = at(update).0;
+        named.push((if same == 0 { time.to_string() } else { format!("{time}-{same}") }, update));
+    }
+    named.reverse();
+    named.truncate(MAX_UPDATES);
+    named
+}
+
+fn update(id: String, update: &IncidentUpdate, policy: &Policy) -> PublicUpdate {
     let text = match &update.text {
         Text::Template { key, service } => {
             Localised::from_message(key.as_str(), &names(std::slice::from_ref(service), policy))
         }
-        Text::Human { text, fallback } => {
-            Localised { texts: text.clone(), fallback: fallback.as_deref().and_then(Lang::from_code) }
-        }
+        Text::Human { text, fallback } => human(text, fallback.as_deref()),
     };
-    PublicUpdate { at: update.wall, phase: update.phase, text, automatic: matches!(update.by, Author::Automatic) }
+    let automatic = matches!(update.by, Author::Automatic);
+    PublicUpdate { id, at: update.wall, replaced: update.replaced_wall, phase: update.phase, text, automatic }
+}
+
+/// What is not over by its hour, then the last of what is, newest first.
+fn works(replica: &Replica) -> Vec<PublicWork> {
+    let all = replica.services.interventions.values();
+    let (mut over, mut open): (Vec<&Intervention>, Vec<&Intervention>) = all.partition(|work| work.phase.is_over());
+    open.sort_by_key(|work| (work.starts.0, &work.id));
+    over.sort_by_key(|work| std::cmp::Reverse((work.ended, &work.id)));
+    open.into_iter().chain(over.into_iter().take(MAX_WORKS_OVER)).map(work).collect()
+}
+
+fn work(work: &Intervention) -> PublicWork {
+    let title = match &work.title {
+        Text::Human { text, fallback } => human(text, fallback.as_deref()),
+        Text::Template { key, .. } => Localised::from_message(key.as_str(), &Localised::default()),
+    };
+    let updates = numbered(&work.updates, |update| update.wall);
+    PublicWork {
+        id: work.id.clone(),
+        title,
+        services: work.services.iter().map(Id::to_string).collect(),
+        phase: work.phase,
+        starts: work.starts,
+        ends: work.ends,
+        ended: work.ended,
+        updates: updates.into_iter().map(|(id, update)| work_update(id, update)).collect(),
+    }
+}
+
+fn work_update(id: String, update: &WorkUpdate) -> PublicWorkUpdate {
+    let text = match &update.text {
+        WorkText::Template { key } => Localised::from_message(key.as_str(), &Localised::default()),
+        WorkText::Human { text, fallback } => human(text, fallback.as_deref()),
+    };
+    let automatic = matches!(update.by, Author::Automatic);
+    PublicWorkUpdate { id, at: update.wall, phase: update.phase, text, automatic }
+}
+
+fn human(text: &BTreeMap<String, String>, fallback: Option<&str>) -> Localised {
+    Localised { texts: text.clone(), fallback: fallback.and_then(Lang::from_code) }
 }
 
 /// The public titles of services, joined. One that left the policy keeps its id, which was public.

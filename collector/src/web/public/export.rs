@@ -1,7 +1,7 @@
 //! Writes publications to `export/`: one directory per sequence, `current` pointing to the newest.
 //!
-//! A reader that follows `current` once sees one whole publication: files are complete and synced before the link is
-//! switched by a rename. Older directories stay for a while, so that a reader in the middle of one can finish.
+//! A reader that follows `current` once sees one whole publication: files are complete before the link is switched by a
+//! rename. What a power cut leaves of them is found by its hashes, and made anew within seconds. Older directories stay for a while, so that a reader in the middle of one can finish.
 
 use std::fs;
 use std::io::{self, Write};

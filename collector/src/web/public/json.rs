@@ -9,8 +9,11 @@ use bcp_core::time::Wall;
 use serde_json::{Value, json};
 
 use super::lang::{Lang, Localised};
-use super::model::{Freshness, IncidentPhase, PublicIncident, PublicModel, PublicService, PublicUpdate};
-use super::when::utc;
+use super::model::{
+    Freshness, IncidentPhase, PublicIncident, PublicModel, PublicService, PublicUpdate, PublicWork, PublicWorkUpdate,
+    WorkPhase,
+};
+use super::when::{day_start, utc};
 
 /// Language of the texts where the shape has room for one only.
 const LANG: Lang = Lang::En;
@@ -29,18 +32,29 @@ pub fn files(model: &PublicModel, freshness: Freshness) -> Vec<(&'static str, Ve
         .map(|incident| out.incident(incident))
         .collect();
     let (page, status, components) = (out.page(), out.status(), out.components());
+    let works: Vec<Value> = model.works.iter().map(|work| out.work(work)).collect();
+    let in_phase = |phase: WorkPhase| -> Vec<Value> {
+        model.works.iter().filter(|work| work.phase == phase).map(|work| out.work(work)).collect()
+    };
+    let (active, upcoming) = (in_phase(WorkPhase::InProgress), in_phase(WorkPhase::Scheduled));
+    let not_over: Vec<&Value> = active.iter().chain(&upcoming).collect();
     vec![
         (
             "api/v2/summary.json",
             bytes(
-                &json!({"page": page, "status": status, "components": components, "incidents": open, "scheduled_maintenances": []}),
+                &json!({"page": page, "status": status, "components": components, "incidents": open, "scheduled_maintenances": not_over}),
             ),
         ),
         ("api/v2/status.json", bytes(&json!({"page": page, "status": status}))),
         ("api/v2/components.json", bytes(&json!({"page": page, "components": components}))),
         ("api/v2/incidents.json", bytes(&json!({"page": page, "incidents": all}))),
         ("api/v2/incidents/unresolved.json", bytes(&json!({"page": page, "incidents": open}))),
-        ("api/v2/scheduled-maintenances.json", bytes(&json!({"page": page, "scheduled_maintenances": []}))),
+        ("api/v2/scheduled-maintenances.json", bytes(&json!({"page": page, "scheduled_maintenances": works}))),
+        (
+            "api/v2/scheduled-maintenances/upcoming.json",
+            bytes(&json!({"page": page, "scheduled_maintenances": upcoming})),
+        ),
+        ("api/v2/scheduled-maintenances/active.json", bytes(&json!({"page": page, "scheduled_maintenances": active}))),
         ("api/v1/bcp.json", bytes(&out.bcp())),
     ]
 }
@@ -103,7 +117,8 @@ impl Out<'_> {
             "id": service.id,
             "name": service.title.plain(LANG),
             "status": component_status(self.state(service.status)),
-            "created_at": Value::Null,
+            // When it was first measured; clients of this shape want a time.
+            "created_at": service.days.first().map_or_else(|| utc(since), |day| utc(day_start(day.day))),
             "updated_at": utc(since),
             "position": position + 1,
             "description": service.summary.plain(LANG),
@@ -116,16 +131,35 @@ impl Out<'_> {
         })
     }
 
+    /// The services of these ids, as components.
+    fn components_of(&self, ids: &[String]) -> Vec<Value> {
+        let all = self.model.services.iter().enumerate().filter(|(_, service)| ids.contains(&service.id));
+        all.map(|(at, service)| self.component(at, service)).collect()
+    }
+
+    fn work(&self, work: &PublicWork) -> Value {
+        let updates: Vec<Value> = work.updates.iter().map(|update| work_update_json(work, update)).collect();
+        json!({
+            "id": work.id,
+            "name": work.title.plain(LANG),
+            "status": work.phase.as_str(),
+            "created_at": utc(work.announced()),
+            "updated_at": utc(work.updated()),
+            "monitoring_at": Value::Null,
+            "resolved_at": work.ended.map(utc),
+            "impact": "maintenance",
+            "shortlink": format!("/en/planned/{}/", work.id),
+            "started_at": utc(work.announced()),
+            "page_id": PAGE_ID,
+            "incident_updates": updates,
+            "components": self.components_of(&work.services),
+            "scheduled_for": utc(work.starts),
+            "scheduled_until": utc(work.ends),
+        })
+    }
+
     fn incident(&self, incident: &PublicIncident) -> Value {
-        let components: Vec<Value> = self
-            .model
-            .services
-            .iter()
-            .enumerate()
-            .filter(|(_, service)| incident.services.contains(&service.id))
-            .map(|(at, service)| self.component(at, service))
-            .collect();
-        let updated = incident.updates.first().map_or(incident.opened, |update| update.at);
+        let updated = incident.updates.first().map_or(incident.opened, PublicUpdate::changed);
         let monitoring = incident.updates.iter().find(|update| update.phase == IncidentPhase::Monitoring);
         let updates: Vec<Value> = incident.updates.iter().map(|update| update_json(incident, update)).collect();
         json!({
@@ -141,7 +175,7 @@ impl Out<'_> {
             "started_at": utc(incident.opened),
             "page_id": PAGE_ID,
             "incident_updates": updates,
-            "components": components,
+            "components": self.components_of(&incident.services),
             "next_update_due": incident.next_update_due.map(utc),
         })
     }
@@ -187,14 +221,27 @@ fn by_profession(texts: &[(String, Localised)]) -> Value {
         .into()
 }
 
+fn work_update_json(work: &PublicWork, update: &PublicWorkUpdate) -> Value {
+    json!({
+        "id": format!("{}-{}", work.id, update.id),
+        "status": update.phase.as_str(),
+        "body": update.text.plain(LANG),
+        "incident_id": work.id,
+        "created_at": utc(update.at),
+        "updated_at": utc(update.at),
+        "display_at": utc(update.at),
+        "affected_components": [],
+    })
+}
+
 fn update_json(incident: &PublicIncident, update: &PublicUpdate) -> Value {
     json!({
-        "id": format!("{}-{}", incident.id, update.at.0),
+        "id": format!("{}-{}", incident.id, update.id),
         "status": update.phase.as_str(),
         "body": update.text.plain(LANG),
         "incident_id": incident.id,
         "created_at": utc(update.at),
-        "updated_at": utc(update.at),
+        "updated_at": utc(update.changed()),
         "display_at": utc(update.at),
         "affected_components": [],
     })

@@ -259,6 +259,9 @@ mod tests {
         for template in bcp_core::status::incident::Template::ALL {
             assert!(Lang::ALL.into_iter().all(|lang| Texts::of(lang).has(template.as_str())), "{}", template.as_str());
         }
+        for template in bcp_core::status::intervention::WorkTemplate::ALL {
+            assert!(Lang::ALL.into_iter().all(|lang| Texts::of(lang).has(template.as_str())), "{}", template.as_str());
+        }
     }
 
     #[test]

@@ -4,7 +4,7 @@
 //! so none can leak. Made from the agreed state at its publication point only, so three collectors make the same bytes.
 
 use bcp_core::status::ServiceStatus;
-pub use bcp_core::status::{Day, IncidentPhase, ProcedurePhase};
+pub use bcp_core::status::{Day, IncidentPhase, ProcedurePhase, WorkPhase};
 use bcp_core::time::Wall;
 
 use super::lang::{Lang, Localised};
@@ -13,6 +13,8 @@ use super::lang::{Lang, Localised};
 pub const HISTORY_DAYS: usize = 90;
 /// Closed incidents on the page; older ones are in the history files.
 pub const MAX_CLOSED_INCIDENTS: usize = 20;
+/// Planned work on the page that is over.
+pub const MAX_WORKS_OVER: usize = 20;
 /// Updates shown of one incident, newest first.
 pub const MAX_UPDATES: usize = 50;
 
@@ -31,6 +33,8 @@ pub struct PublicModel {
     pub services: Vec<PublicService>,
     /// Open ones first, then newest first.
     pub incidents: Vec<PublicIncident>,
+    /// Planned work: what is not over by its hour, then the rest, newest first.
+    pub works: Vec<PublicWork>,
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -78,11 +82,62 @@ pub struct PublicIncident {
 
 #[derive(Debug, Clone, PartialEq)]
 pub struct PublicUpdate {
+    /// Unique on the page.
+    pub id: String,
     pub at: Wall,
+    /// A person's words that took the place of the automatic ones, since then.
+    pub replaced: Option<Wall>,
     pub phase: IncidentPhase,
     pub text: Localised,
     /// Written by the rules, not by a person.
     pub automatic: bool,
+}
+
+impl PublicUpdate {
+    /// When these words were written.
+    #[must_use]
+    pub fn changed(&self) -> Wall {
+        self.replaced.unwrap_or(self.at)
+    }
+}
+
+/// Planned work.
+#[derive(Debug, Clone, PartialEq)]
+pub struct PublicWork {
+    pub id: String,
+    pub title: Localised,
+    pub services: Vec<String>,
+    pub phase: WorkPhase,
+    pub starts: Wall,
+    pub ends: Wall,
+    /// When it was over.
+    pub ended: Option<Wall>,
+    /// Newest first; the last one is the announcement.
+    pub updates: Vec<PublicWorkUpdate>,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct PublicWorkUpdate {
+    /// Unique on the page.
+    pub id: String,
+    pub at: Wall,
+    pub phase: WorkPhase,
+    pub text: Localised,
+    pub automatic: bool,
+}
+
+impl PublicWork {
+    /// The last change of it.
+    #[must_use]
+    pub fn updated(&self) -> Wall {
+        self.updates.first().map_or(self.starts, |update| update.at)
+    }
+
+    /// When it was announced.
+    #[must_use]
+    pub fn announced(&self) -> Wall {
+        self.updates.last().map_or(self.starts, |update| update.at)
+    }
 }
 
 /// Whether what is shown may be taken as the present state.
@@ -108,6 +163,11 @@ impl PublicModel {
             Freshness::Expired => ServiceStatus::Unknown,
             Freshness::Current => worst.unwrap_or(ServiceStatus::Unknown),
         }
+    }
+
+    /// Planned work that is not over.
+    pub fn open_works(&self) -> impl Iterator<Item = &PublicWork> {
+        self.works.iter().filter(|work| !work.phase.is_over())
     }
 
     /// Services in a given state.

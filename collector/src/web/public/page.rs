@@ -4,7 +4,9 @@
 //! and of whether it is written for the time before or after `valid_until`.
 
 mod days;
+mod history;
 mod times;
+mod works;
 
 use askama::Template;
 use base64::Engine;
@@ -15,20 +17,22 @@ use std::sync::OnceLock;
 
 pub use self::times::escape;
 use super::lang::{Lang, Localised, Shown, Texts};
-use super::model::{Freshness, IncidentPhase, ProcedurePhase, PublicIncident, PublicModel, PublicService};
+use super::model::{Freshness, IncidentPhase, ProcedurePhase, PublicIncident, PublicModel, PublicService, PublicWork};
 use super::when;
 
 const STYLE: &str = include_str!("../../../../dashboards/status/style.css");
 const SCRIPT: &str = include_str!("../../../../dashboards/status/expiry.js");
 
 /// The files in the shape of Statuspage, in the order in which the page lists them.
-pub const API_FILES: [&str; 6] = [
+pub const API_FILES: [&str; 8] = [
     "api/v2/summary.json",
     "api/v2/status.json",
     "api/v2/components.json",
     "api/v2/incidents.json",
     "api/v2/incidents/unresolved.json",
     "api/v2/scheduled-maintenances.json",
+    "api/v2/scheduled-maintenances/upcoming.json",
+    "api/v2/scheduled-maintenances/active.json",
 ];
 
 /// What every page has.
@@ -62,6 +66,31 @@ pub struct ServicePage<'a> {
 pub struct IncidentPage<'a> {
     pub page: Page<'a>,
     pub incident: &'a PublicIncident,
+}
+
+#[derive(Template, Debug)]
+#[template(path = "status/planned.html")]
+pub struct PlannedPage<'a> {
+    pub page: Page<'a>,
+}
+
+#[derive(Template, Debug)]
+#[template(path = "status/work.html")]
+pub struct WorkPage<'a> {
+    pub page: Page<'a>,
+    pub work: &'a PublicWork,
+}
+
+#[derive(Template, Debug)]
+#[template(path = "status/history.html")]
+pub struct HistoryPage<'a> {
+    pub page: Page<'a>,
+}
+
+#[derive(Template, Debug)]
+#[template(path = "status/procedures.html")]
+pub struct ProceduresPage<'a> {
+    pub page: Page<'a>,
 }
 
 #[derive(Template, Debug)]
@@ -292,7 +321,7 @@ impl<'a> Page<'a> {
     }
 
     #[must_use]
-    pub fn api_files(&self) -> [&'static str; 6] {
+    pub fn api_files(&self) -> [&'static str; 8] {
         API_FILES
     }
 }

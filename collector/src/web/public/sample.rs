@@ -8,7 +8,7 @@ use bcp_core::time::Wall;
 use super::lang::{Lang, Localised};
 use super::model::{
     Day, HISTORY_DAYS, IncidentPhase, Procedure, ProcedurePhase, PublicIncident, PublicModel, PublicService,
-    PublicUpdate,
+    PublicUpdate, PublicWork, PublicWorkUpdate, WorkPhase,
 };
 use super::when::day_number;
 
@@ -34,6 +34,7 @@ pub fn sample(count: usize) -> PublicModel {
         valid_until: Wall(AS_OF.0 + MINUTE_MS),
         last_change: Some(Wall(AS_OF.0 - 9 * MINUTE_MS)),
         agreeing: Some((3, 3)),
+        works: works(&services),
         services,
         incidents,
     }
@@ -56,7 +57,16 @@ pub fn at(as_of: Wall, mut model: PublicModel) -> PublicModel {
     for incident in &mut model.incidents {
         moved(&mut incident.opened);
         [&mut incident.resolved, &mut incident.next_update_due].into_iter().flatten().for_each(moved);
-        incident.updates.iter_mut().for_each(|update| moved(&mut update.at));
+        for update in &mut incident.updates {
+            moved(&mut update.at);
+            update.replaced.iter_mut().for_each(moved);
+        }
+    }
+    for work in &mut model.works {
+        moved(&mut work.starts);
+        moved(&mut work.ends);
+        work.ended.iter_mut().for_each(moved);
+        work.updates.iter_mut().for_each(|update| moved(&mut update.at));
     }
     model
 }
@@ -71,6 +81,7 @@ pub fn calm(count: usize) -> PublicModel {
         service.procedure.state = ProcedurePhase::Off;
     }
     model.incidents.retain(|incident| incident.phase == IncidentPhase::Resolved);
+    model.works.retain(|work| work.phase.is_over());
     model
 }
 
@@ -192,13 +203,17 @@ fn open_incident(services: &[PublicService]) -> PublicIncident {
         services: service.map(|service| service.id.clone()).into_iter().collect(),
         updates: vec![
             PublicUpdate {
-                at: Wall(AS_OF.0 - 2 * MINUTE_MS),
+                id: "2".to_owned(),
+                at: Wall(AS_OF.0 - 4 * MINUTE_MS),
+                replaced: Some(Wall(AS_OF.0 - 2 * MINUTE_MS)),
                 phase: IncidentPhase::Identified,
                 text: Localised { texts: human, fallback: Some(Lang::Fr) },
                 automatic: false,
             },
             PublicUpdate {
+                id: "1".to_owned(),
                 at: Wall(AS_OF.0 - 9 * MINUTE_MS),
+                replaced: None,
                 phase: IncidentPhase::Investigating,
                 text: Localised::from_message("incident-service-degraded", &title),
                 automatic: true,
@@ -223,17 +238,80 @@ fn closed_incident(services: &[PublicService]) -> PublicIncident {
         services: service.map(|service| service.id.clone()).into_iter().collect(),
         updates: vec![
             PublicUpdate {
+                id: "2".to_owned(),
                 at: resolved,
+                replaced: None,
                 phase: IncidentPhase::Resolved,
                 text: Localised::from_message("incident-resolved", &title),
                 automatic: true,
             },
             PublicUpdate {
+                id: "1".to_owned(),
                 at: opened,
+                replaced: None,
                 phase: IncidentPhase::Investigating,
                 text: Localised::from_message("incident-service-down", &title),
                 automatic: true,
             },
         ],
     }
+}
+
+/// One in progress, one to come, one done.
+fn works(services: &[PublicService]) -> Vec<PublicWork> {
+    const HOUR_MS: i64 = 60 * MINUTE_MS;
+    let said = |n: u32, at: i64, phase: WorkPhase, text: Localised, automatic: bool| PublicWorkUpdate {
+        id: n.to_string(),
+        at: Wall(AS_OF.0 + at),
+        phase,
+        text,
+        automatic,
+    };
+    let announced = |at: i64| {
+        let text = texts(
+            "We vervangen schijven. Voorschrijven kan enkele seconden langer duren.",
+            "Nous remplaçons des disques. La rédaction peut prendre quelques secondes de plus.",
+            "Wir ersetzen Festplatten. Das Verordnen kann einige Sekunden länger dauern.",
+            "We replace disks. Prescribing may take some seconds longer.",
+        );
+        said(1, at, WorkPhase::Scheduled, text, false)
+    };
+    let begun = |at: i64| {
+        said(2, at, WorkPhase::InProgress, Localised::from_message("work-started", &Localised::default()), true)
+    };
+    let ended =
+        |at: i64| said(3, at, WorkPhase::Completed, Localised::from_message("work-ended", &Localised::default()), true);
+    let title = || texts("Nieuwe schijven", "Nouveaux disques", "Neue Festplatten", "New disks");
+    let of = |at: usize| services.get(at).or(services.first()).map(|service| service.id.clone()).into_iter().collect();
+    let work = |id: &str, service: usize, phase: WorkPhase, starts: i64, ends: i64, updates: Vec<PublicWorkUpdate>| {
+        PublicWork {
+            id: id.to_owned(),
+            title: title(),
+            services: of(service),
+            phase,
+            starts: Wall(AS_OF.0 + starts),
+            ends: Wall(AS_OF.0 + ends),
+            ended: phase.is_over().then_some(Wall(AS_OF.0 + ends)),
+            updates,
+        }
+    };
+    vec![
+        work(
+            "work-000003",
+            4,
+            WorkPhase::InProgress,
+            -HOUR_MS,
+            2 * HOUR_MS,
+            vec![begun(-HOUR_MS), announced(-50 * HOUR_MS)],
+        ),
+        work("work-000004", 1, WorkPhase::Scheduled, 40 * HOUR_MS, 43 * HOUR_MS, vec![announced(-40 * HOUR_MS)]),
+        work(
+            "work-000002",
+            0,
+            WorkPhase::Completed,
+            -100 * HOUR_MS,
+            -98 * HOUR_MS,
+            vec![ended(-98 * HOUR_MS), begun(-100 * HOUR_MS), announced(-200 * HOUR_MS)],
+        ),
+    ]
 }

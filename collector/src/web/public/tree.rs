@@ -10,12 +10,16 @@ use askama::Template;
 
 use super::lang::Lang;
 use super::model::{Freshness, PublicModel};
-use super::page::{AccessibilityPage, ApiPage, IncidentPage, Overview, Page, ProcedurePage, ServicePage};
-use super::{feed, json};
+use super::page::{
+    AccessibilityPage, ApiPage, HistoryPage, IncidentPage, Overview, Page, PlannedPage, ProcedurePage, ProceduresPage,
+    ServicePage, WorkPage,
+};
+use super::{calendar, feed, json};
 
 pub const HTML: &str = "text/html; charset=utf-8";
 pub const JSON: &str = "application/json";
 pub const ATOM: &str = "application/atom+xml; charset=utf-8";
+pub const ICAL: &str = "text/calendar; charset=utf-8";
 /// Folder of the files that hold once the publication has expired.
 pub const EXPIRED: &str = "expired/";
 
@@ -29,6 +33,7 @@ pub fn media_type(path: &str) -> Option<&'static str> {
         Some("html") => Some(HTML),
         Some("json") => Some(JSON),
         Some("xml") => Some(ATOM),
+        Some("ics") => Some(ICAL),
         _ => None,
     }
 }
@@ -48,9 +53,11 @@ pub fn render(model: &PublicModel) -> Result<Tree, askama::Error> {
             for (path, html) in pages(model, freshness, lang)? {
                 tree.insert(format!("{prefix}{lang}/{path}index.html"), html.into_bytes());
             }
-            tree.insert(format!("{prefix}{lang}/atom.xml"), feed::atom(model, freshness, lang).into_bytes());
+            tree.insert(format!("{prefix}{lang}/atom.xml"), feed::atom(model, freshness, lang, "").into_bytes());
+            tree.insert(format!("{prefix}{lang}/feed.json"), feed::json(model, freshness, lang));
+            tree.insert(format!("{prefix}{lang}/planned.ics"), calendar::ical(model, freshness, lang).into_bytes());
         }
-        tree.insert(format!("{prefix}atom.xml"), feed::atom(model, freshness, Lang::En).into_bytes());
+        tree.insert(format!("{prefix}atom.xml"), feed::atom(model, freshness, Lang::En, "en/").into_bytes());
         for (path, body) in json::files(model, freshness) {
             tree.insert(format!("{prefix}{path}"), body);
         }
@@ -65,6 +72,9 @@ fn pages(model: &PublicModel, freshness: Freshness, lang: Lang) -> Result<Vec<(S
         (String::new(), Overview { page: page("") }.render()?),
         ("accessibility/".to_owned(), AccessibilityPage { page: page("accessibility/") }.render()?),
         ("api/".to_owned(), ApiPage { page: page("api/") }.render()?),
+        ("planned/".to_owned(), PlannedPage { page: page("planned/") }.render()?),
+        ("history/".to_owned(), HistoryPage { page: page("history/") }.render()?),
+        ("procedure/".to_owned(), ProceduresPage { page: page("procedure/") }.render()?),
     ];
     for service in &model.services {
         let path = format!("service/{}/", service.id);
@@ -77,6 +87,11 @@ fn pages(model: &PublicModel, freshness: Freshness, lang: Lang) -> Result<Vec<(S
     for incident in &model.incidents {
         let path = format!("incident/{}/", incident.id);
         let html = IncidentPage { page: page(&path), incident }.render()?;
+        found.push((path, html));
+    }
+    for work in &model.works {
+        let path = format!("planned/{}/", work.id);
+        let html = WorkPage { page: page(&path), work }.render()?;
         found.push((path, html));
     }
     Ok(found)
@@ -146,7 +161,7 @@ mod tests {
         let mut model = sample(1);
         model.services[0].title.texts.insert("en".to_owned(), "<script>alert(1)</script>".to_owned());
         let tree = render(&model).unwrap();
-        for (path, body) in tree.iter().filter(|(path, _)| !path.ends_with(".json")) {
+        for (path, body) in tree.iter().filter(|(path, _)| path.ends_with(".html") || path.ends_with(".xml")) {
             assert!(!String::from_utf8_lossy(body).contains("<script>alert"), "{path}");
         }
     }

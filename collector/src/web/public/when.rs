@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use bcp_core::time::Wall;
-use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
+use time::{Date, OffsetDateTime, PrimitiveDateTime};
 use time_tz::OffsetDateTimeExt;
 
 use super::lang::Lang;
@@ -43,10 +43,44 @@ pub fn day(days_since_1970: i64, lang: Lang) -> Moment {
     }
 }
 
+/// A time as people write it, local time in Brussels: `2026-11-23 02:00`; or with an offset, as RFC 3339 has it. An hour that
+/// comes twice, when the clocks go back, is the first one.
+///
+/// # Errors
+/// What is wrong with it, in a sentence.
+pub fn from_local(text: &str) -> Result<Wall, String> {
+    let text = text.trim();
+    if let Ok(at) = OffsetDateTime::parse(text, &Rfc3339) {
+        return wall(at);
+    }
+    let format = time::macros::format_description!("[year]-[month]-[day] [hour]:[minute]");
+    let written = PrimitiveDateTime::parse(&text.replacen('T', " ", 1), &format).map_err(|_| {
+        "needed: a time as '2026-11-23 02:00', or with an offset as 2026-11-23T02:00:00+01:00".to_owned()
+    })?;
+    // Brussels is two hours ahead of UTC in summer, one in winter.
+    let offsets = [time::macros::offset!(+2), time::macros::offset!(+1)];
+    let fits = |at: &OffsetDateTime| {
+        let local = at.to_timezone(time_tz::timezones::db::europe::BRUSSELS);
+        PrimitiveDateTime::new(local.date(), local.time()) == written
+    };
+    let found = offsets.into_iter().map(|offset| written.assume_offset(offset)).find(fits);
+    found.map_or_else(|| Err(format!("{text} does not exist in Brussels: the clocks go forward then")), wall)
+}
+
+fn wall(at: OffsetDateTime) -> Result<Wall, String> {
+    i64::try_from(at.unix_timestamp_nanos() / 1_000_000).map(Wall).map_err(|_| "out of range".to_owned())
+}
+
 /// The day number of a moment. History is counted in UTC days, which all have the same length.
 #[must_use]
 pub const fn day_number(at: Wall) -> i64 {
     at.0.div_euclid(86_400_000)
+}
+
+/// The first moment of a day number.
+#[must_use]
+pub const fn day_start(days_since_1970: i64) -> Wall {
+    Wall(days_since_1970.saturating_mul(86_400_000))
 }
 
 /// RFC 3339 in UTC with milliseconds, for JSON and feeds.
@@ -55,6 +89,61 @@ pub fn utc(at: Wall) -> String {
     let format =
         time::macros::format_description!("[year]-[month]-[day]T[hour]:[minute]:[second].[subsecond digits:3]Z");
     instant(at).format(&format).unwrap_or_else(|_| "1970-01-01T00:00:00.000Z".to_owned())
+}
+
+/// UTC as calendar files have it: `20261123T010000Z`.
+#[must_use]
+pub fn ical(at: Wall) -> String {
+    let at = instant(at);
+    let (date, time) = (at.date(), at.time());
+    format!(
+        "{:04}{:02}{:02}T{:02}{:02}{:02}Z",
+        date.year(),
+        u8::from(date.month()),
+        date.day(),
+        time.hour(),
+        time.minute(),
+        time.second()
+    )
+}
+
+/// The day in Brussels.
+#[must_use]
+pub fn local_date(at: Wall) -> Date {
+    brussels(at).date()
+}
+
+#[must_use]
+pub fn first_of_month(day: Date) -> Date {
+    day.replace_day(1).unwrap_or(day)
+}
+
+/// The first day of the next month.
+#[must_use]
+pub fn next_month(first: Date) -> Date {
+    let (year, month) = (first.year(), first.month().next());
+    let year = if first.month() == time::Month::December { year + 1 } else { year };
+    Date::from_calendar_date(year, month, 1).unwrap_or(first)
+}
+
+#[must_use]
+pub fn month_name(day: Date, lang: Lang) -> &'static str {
+    MONTHS[lang as usize][usize::from(u8::from(day.month())) - 1]
+}
+
+/// From Monday to Sunday, short.
+#[must_use]
+pub const fn weekdays(lang: Lang) -> &'static [&'static str; 7] {
+    &WEEKDAYS[lang as usize]
+}
+
+/// `zo 23 november 2026 02:00`: when planned work begins or ends.
+#[must_use]
+pub fn planned(at: Wall, lang: Lang) -> Moment {
+    let local = brussels(at);
+    let weekday = WEEKDAYS[lang as usize][usize::from(local.weekday().number_days_from_monday())];
+    let (day, year) = (day_and_month(local, lang), local.year());
+    Moment { text: format!("{weekday} {day} {year} {:02}:{:02}", local.hour(), local.minute()), iso: iso(local) }
 }
 
 /// Outside the years that can be written a wall time shows as 1970: a label may be odd, never an error.
@@ -83,6 +172,13 @@ fn day_and_month(local: OffsetDateTime, lang: Lang) -> String {
     let dot = if lang == Lang::De { "." } else { "" };
     format!("{}{dot} {month}", local.day())
 }
+
+const WEEKDAYS: [[&str; 7]; 4] = [
+    ["ma", "di", "wo", "do", "vr", "za", "zo"],
+    ["lun", "mar", "mer", "jeu", "ven", "sam", "dim"],
+    ["Mo", "Di", "Mi", "Do", "Fr", "Sa", "So"],
+    ["Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun"],
+];
 
 const MONTHS: [[&str; 12]; 4] = [
     [
@@ -165,6 +261,23 @@ mod tests {
         assert_eq!(day_number(Wall(0)), 0);
         assert_eq!(day(day_number(AS_OF), Lang::En).text, "23 November 2026");
         assert_eq!(day_number(Wall(-1)), -1);
+    }
+
+    #[test]
+    fn written_times_are_those_of_brussels_on_every_day_of_the_year() {
+        for (text, utc_text) in [
+            ("2026-11-23 02:00", "2026-11-23T01:00:00.000Z"),
+            ("2026-07-01T12:00", "2026-07-01T10:00:00.000Z"),
+            // The hour that comes twice is the first one.
+            ("2026-10-25 02:30", "2026-10-25T00:30:00.000Z"),
+            ("2026-11-23T02:00:00+00:00", "2026-11-23T02:00:00.000Z"),
+        ] {
+            assert_eq!(from_local(text).map(utc).as_deref(), Ok(utc_text), "{text}");
+        }
+        assert!(from_local("2026-03-29 02:30").unwrap_err().contains("clocks go forward"));
+        for wrong in ["", "tomorrow", "2026-13-01 00:00", "2026-11-23", "2026-11-23 25:00"] {
+            assert!(from_local(wrong).unwrap_err().starts_with("needed"), "{wrong}");
+        }
     }
 
     #[test]

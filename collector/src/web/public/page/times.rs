@@ -6,7 +6,7 @@ use super::Page;
 use crate::web::public::when::{self, Moment};
 
 /// Stands for a time element in a message until the message has been escaped. A character no catalogue contains.
-const HOLE: &str = "\u{e000}";
+pub(super) const HOLE: &str = "\u{e000}";
 
 impl Page<'_> {
     /// A message around a time, as markup: the catalogue's text is escaped, the time element is not.
@@ -42,7 +42,7 @@ impl Page<'_> {
     }
 }
 
-fn time_element(moment: &Moment) -> String {
+pub(super) fn time_element(moment: &Moment) -> String {
     format!("<time datetime=\"{iso}\" title=\"{iso}\">{text}</time>", iso = moment.iso, text = escape(&moment.text))
 }
 
