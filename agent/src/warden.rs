@@ -106,6 +106,7 @@ fn watch_all(setup: &GateSetup, stop: &AtomicBool, started: impl FnOnce()) -> Re
             let ticket = watch.script.ticket.clone();
             let thread = std::thread::Builder::new().name(ticket.to_string()).stack_size(STACK_BYTES);
             let body = move || {
+                let _guard = AbortOnPanic;
                 while !stop.load(Ordering::Relaxed) {
                     watch.look(setup.site, boot, grace_ms, stop);
                     std::thread::sleep(POLL);
@@ -221,6 +222,17 @@ impl Watch {
         match self.store.write(&self.record) {
             Ok(()) => self.version = self.store.version(),
             Err(error) => tracing::error!(%error, "the record cannot be stored; stopping all the same"),
+        }
+    }
+}
+
+/// A ticket that nobody watches is worse than a warden that is started anew: one thread's panic ends the process.
+struct AbortOnPanic;
+
+impl Drop for AbortOnPanic {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            std::process::abort();
         }
     }
 }
