@@ -1,40 +1,42 @@
 //! What one gateway agent costs while it polls many devices: processor time, resident memory, lateness, misses.
 //!
 //! `cargo bench -p bcp-tests --bench agent -- [--protocol modbus|snmp] [--devices 50] [--points 20] [--seconds 30]
-//! [--dead 10%] [--answer-ms 20]`
+//! [--dead 10%] [--answer-ms 20] [--peers]`
 //!
 //! The devices are real Modbus TCP or SNMP servers in a process of their own, mosquitto is the broker, and this process
 //! commits what arrives as a collector would. So the figures of the agent's process are the agent's alone. Dead devices
-//! take requests and never answer; `--answer-ms` delays every answer.
+//! take requests and never answer; `--answer-ms` delays every answer. `--peers` measures collectd and, for SNMP,
+//! prometheus-snmp-exporter after it, one at a time, on the same devices.
+
+#[path = "polling/mod.rs"]
+mod polling;
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
-use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{Ipv4Addr, SocketAddr};
+use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
-use bcp_fleet::devices::{ber, snmp};
 use bcp_tests::{fleet, wait_for};
 use bcp_wire::envelope::is_deflated;
 use bcp_wire::topic::Leaf;
 use bcp_wire::{Batch, Event, Lane, MAX_PAYLOAD_BYTES, Site, Topic, WIRE_VERSION, Watermark, WatermarkMark};
 use flate2::read::ZlibDecoder;
 use rumqttc::{AsyncClient, IncomingPacketSizeLimit, MqttOptions, Packet, PublishOptions, QoS};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, UdpSocket};
+
+use polling::devices::{SUBTREE, play_devices};
+use polling::peers::{Packing, Peer, Task, collectd, snmp_exporter};
+use polling::process::{Ended, cpu_ms, memory_mb, private_mb};
 
 /// Below the ports the system gives to outgoing connections.
 const MQTT_PORT: u16 = 25_983;
 const STATUS_PORT: u16 = 25_984;
 /// First argument of the process that plays the devices.
 const PLAY_DEVICES: &str = "--play-devices";
-/// An enterprise's subtree that exists nowhere.
-const SUBTREE: &str = "1.3.6.1.4.1.99999.1";
 /// How often a collector says what it has committed.
 const COMMIT_EVERY: Duration = Duration::from_millis(200);
 /// What is learnt at the start (tables, dead devices) is over by then.
@@ -48,6 +50,7 @@ struct Load {
     seconds: u64,
     dead: u64,
     answer_ms: u64,
+    with_peers: bool,
 }
 
 impl Load {
@@ -73,6 +76,7 @@ impl Load {
             seconds: number("--seconds", 30)?,
             dead,
             answer_ms: number("--answer-ms", 0)?,
+            with_peers: std::env::args().any(|a| a == "--peers"),
         };
         ensure!((1..=60).contains(&load.points) && devices > load.dead, "1 to 60 points, and not all devices dead");
         Ok(load)
@@ -115,16 +119,6 @@ fn raise_open_files() {
     let _ = setrlimit(Resource::Nofile, rustix::process::Rlimit { current: limit.maximum, ..limit });
 }
 
-/// A process that ends with this one.
-struct Ended(Child);
-
-impl Drop for Ended {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
 async fn run(load: Load, dir: &Path) -> Result<()> {
     let _broker = mosquitto(dir)?;
     let mut devices = Ended(
@@ -142,12 +136,36 @@ async fn run(load: Load, dir: &Path) -> Result<()> {
     ensure!(addresses.len() as u64 == load.devices, "the devices did not start");
     std::fs::write(dir.join("agent.toml"), agent_config(&load, dir, &addresses))?;
     std::fs::write(dir.join("profiles/bench/meter.toml"), profile(&load))?;
+    println!(
+        "{} devices by {}, {} dead, {} points each, every second; answers after {} ms",
+        load.devices,
+        if load.snmp { "SNMP" } else { "Modbus TCP" },
+        load.dead,
+        load.points,
+        load.answer_ms
+    );
+    println!(
+        "{:<18}{:>10}{:>10}{:>12}{:>12}{:>10}{:>10}",
+        "", "samples/s", "of due", "% of a core", "CPU s/M", "RSS MB", "private"
+    );
+    measure_agent(&load, dir).await?;
+    if !load.with_peers {
+        return Ok(());
+    }
+    let task = Task { is_snmp: load.snmp, points: load.points, addresses: &addresses, dir, mqtt_port: MQTT_PORT };
+    measure_peer(&load, collectd(&task, Packing::Plain)?).await?;
+    if load.snmp {
+        measure_peer(&load, collectd(&task, Packing::Packed)?).await?;
+        measure_peer(&load, snmp_exporter(&task)?).await?;
+    }
+    Ok(())
+}
+
+async fn measure_agent(load: &Load, dir: &Path) -> Result<()> {
     let received = Arc::new(AtomicU64::new(0));
     let collector = tokio::spawn(collect(Arc::clone(&received)));
-
     let (program, first) = agent_program();
     ensure!(program.exists(), "{} is not there: run `cargo build --release` first", program.display());
-    println!("agent {}", program.display());
     let started = Instant::now();
     let agent = Ended(
         Command::new(&program)
@@ -167,45 +185,58 @@ async fn run(load: Load, dir: &Path) -> Result<()> {
     if let Err(fault) = began {
         bail!("{fault}; the agent said:\n{}", std::fs::read_to_string(dir.join("agent.log"))?);
     }
-    println!("all devices read {:.2} s after the start", started.elapsed().as_secs_f64());
+    let all_read = started.elapsed();
     tokio::time::sleep(WARM_UP).await;
-
-    let pid = agent.0.id();
-    let before = (cpu_ms(pid)?, status().await?, received.load(Ordering::Relaxed), Instant::now());
-    tokio::time::sleep(Duration::from_secs(load.seconds)).await;
-    let after = (cpu_ms(pid)?, status().await?, received.load(Ordering::Relaxed), Instant::now());
-    let elapsed_s = after.3.duration_since(before.3).as_secs_f64();
-    let cpu_s = (after.0 - before.0) as f64 / 1e3;
-    let samples = (after.2 - before.2) as f64;
-    let grown = |key: &str| after.1[key].as_u64().unwrap_or(0) - before.1[key].as_u64().unwrap_or(0);
+    let before = status().await?;
+    measure("bcp-agent", load, agent.0.id(), &received).await?;
+    let after = status().await?;
+    let grown = |key: &str| after[key].as_u64().unwrap_or(0).saturating_sub(before[key].as_u64().unwrap_or(0));
     println!(
-        "{} devices by {}, {} dead, {} points each, every second; answers after {} ms",
-        load.devices,
-        if load.snmp { "SNMP" } else { "Modbus TCP" },
-        load.dead,
-        load.points,
-        load.answer_ms
+        "  {}: all devices read {:.2} s after its start; polls {}, missed {}, failed {}; lateness p99 {:.1} ms",
+        program.display(),
+        all_read.as_secs_f64(),
+        grown("polls"),
+        grown("missed"),
+        grown("failed"),
+        after["lateness_p99_ms"].as_f64().unwrap_or(f64::NAN)
     );
-    println!("samples    {:.0}/s committed, {:.0} in {elapsed_s:.1} s", samples / elapsed_s, samples);
-    println!(
-        "processor  {:.2} % of one core, {:.2} s per million samples",
-        cpu_s / elapsed_s * 100.0,
-        cpu_s / samples * 1e6
-    );
-    println!("memory     {:.1} MB resident, {:.1} MB of it private", memory_mb(pid, "Rss:")?, private_mb(pid)?);
-    println!("polls      {}, missed {}, failed {}", grown("polls"), grown("missed"), grown("failed"));
-    println!("lateness   p99 {:.1} ms", after.1["lateness_p99_ms"].as_f64().unwrap_or(f64::NAN));
-    ensure!(samples > 0.0, "nothing was committed, so these figures say nothing");
     // It ends only for a fault.
     ensure!(!collector.is_finished(), "the collector ended: {:?}", collector.await);
     collector.abort();
     Ok(())
 }
 
+async fn measure_peer(load: &Load, peer: Peer) -> Result<()> {
+    tokio::time::sleep(WARM_UP).await;
+    measure(peer.name, load, peer.process.0.id(), &peer.samples).await?;
+    peer.end().await
+}
+
+/// Watches a process at work and prints its line of the table.
+async fn measure(name: &str, load: &Load, pid: u32, samples: &AtomicU64) -> Result<()> {
+    let before = (cpu_ms(pid)?, samples.load(Ordering::Relaxed), Instant::now());
+    tokio::time::sleep(Duration::from_secs(load.seconds)).await;
+    let after = (cpu_ms(pid)?, samples.load(Ordering::Relaxed), Instant::now());
+    let elapsed_s = after.2.duration_since(before.2).as_secs_f64();
+    let cpu_s = (after.0 - before.0) as f64 / 1e3;
+    let samples = (after.1 - before.1) as f64;
+    let due = ((load.devices - load.dead) * load.points) as f64 * elapsed_s;
+    println!(
+        "{name:<18}{:>10.0}{:>9.1}%{:>12.2}{:>12.2}{:>10.1}{:>10.1}",
+        samples / elapsed_s,
+        samples / due * 100.0,
+        cpu_s / elapsed_s * 100.0,
+        cpu_s / samples * 1e6,
+        memory_mb(pid, "Rss:")?,
+        private_mb(pid)?
+    );
+    ensure!(samples > 0.0, "{name}: nothing arrived, so these figures say nothing");
+    Ok(())
+}
+
 /// `BCP_AGENT_BIN`, the agent beside the fleet's binary, or else the agent within it.
 fn agent_program() -> (PathBuf, &'static [&'static str]) {
     let fleet = fleet::binary();
-
     let beside = std::env::var_os("BCP_AGENT_BIN").map_or_else(|| fleet.with_file_name("bcp-agent"), PathBuf::from);
     if beside.exists() { (beside, &[]) } else { (fleet, &["agent"]) }
 }
@@ -327,95 +358,7 @@ fn plain(payload: &[u8]) -> Result<Cow<'_, [u8]>> {
     Ok(Cow::Owned(json))
 }
 
-/// The devices' process: prints one address per device, then answers until it is killed.
-async fn play_devices() -> Result<()> {
-    let arguments: Vec<String> = std::env::args().skip(2).collect();
-    let [protocol, devices, points, dead, answer_ms] = arguments.as_slice() else { bail!("five arguments") };
-    let (devices, points, dead): (u64, u64, u64) = (devices.parse()?, points.parse()?, dead.parse()?);
-    let delay = Duration::from_millis(answer_ms.parse()?);
-    let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
-    let tree: Arc<snmp::Tree> = Arc::new(
-        (1..=points)
-            .filter_map(|n| Some((ber::parse_oid(&format!("{SUBTREE}.{n}.0"))?, ber::Value::Gauge32(2_305))))
-            .collect(),
-    );
-    let mut addresses = String::new();
-    for n in 0..devices {
-        let dead = n < dead;
-        let address = if protocol == "snmp" {
-            let socket = UdpSocket::bind(any).await?;
-            let address = socket.local_addr()?;
-            tokio::spawn(play_snmp(socket, Arc::clone(&tree), dead, delay));
-            address
-        } else {
-            let listener = TcpListener::bind(any).await?;
-            let address = listener.local_addr()?;
-            tokio::spawn(play_modbus(listener, dead, delay));
-            address
-        };
-        addresses.push_str(&format!("{address}\n"));
-    }
-    std::io::stdout().lock().write_all(addresses.as_bytes())?;
-    std::future::pending().await
-}
-
-async fn play_snmp(socket: UdpSocket, tree: Arc<snmp::Tree>, dead: bool, delay: Duration) {
-    let mut request = [0u8; 4096];
-    while let Ok((length, from)) = socket.recv_from(&mut request).await {
-        if let Some(answer) = snmp::answer(&request[..length], b"public", &tree).filter(|_| !dead) {
-            if !delay.is_zero() {
-                tokio::time::sleep(delay).await;
-            }
-            let _ = socket.send_to(&answer, from).await;
-        }
-    }
-}
-
-/// Answers every read of registers with the float 230.5 all over.
-async fn play_modbus(listener: TcpListener, dead: bool, delay: Duration) {
-    while let Ok((mut stream, _)) = listener.accept().await {
-        tokio::spawn(async move {
-            let _ = stream.set_nodelay(true);
-            let mut request = [0u8; 12];
-            while stream.read_exact(&mut request).await.is_ok() {
-                if dead {
-                    continue;
-                }
-                if !delay.is_zero() {
-                    tokio::time::sleep(delay).await;
-                }
-                let count = u16::from_be_bytes([request[10], request[11]]);
-                let bytes = count * 2;
-                let mut answer = request[..4].to_vec();
-                answer.extend((bytes + 3).to_be_bytes());
-                answer.extend([request[6], request[7], bytes as u8]);
-                answer.extend(230.5f32.to_be_bytes().into_iter().cycle().take(usize::from(bytes)));
-                if stream.write_all(&answer).await.is_err() {
-                    return;
-                }
-            }
-        });
-    }
-}
-
 async fn status() -> Result<serde_json::Value> {
     let client = reqwest::Client::builder().no_proxy().build()?;
     Ok(client.get(format!("http://127.0.0.1:{STATUS_PORT}/status")).send().await?.json().await?)
-}
-
-fn cpu_ms(pid: u32) -> Result<u64> {
-    let stat = std::fs::read_to_string(Path::new("/proc").join(pid.to_string()).join("stat"))?;
-    let fields: Vec<&str> = stat.rsplit(')').next().context("stat")?.split_whitespace().collect();
-    // utime and stime are fields 14 and 15 of the whole line, in ticks of 10 ms.
-    Ok((fields[11].parse::<u64>()? + fields[12].parse::<u64>()?) * 10)
-}
-
-fn memory_mb(pid: u32, what: &str) -> Result<f64> {
-    let rollup = std::fs::read_to_string(Path::new("/proc").join(pid.to_string()).join("smaps_rollup"))?;
-    let line = rollup.lines().find(|line| line.starts_with(what)).with_context(|| what.to_owned())?;
-    Ok(line.split_whitespace().nth(1).context("no figure")?.parse::<f64>()? / 1024.0)
-}
-
-fn private_mb(pid: u32) -> Result<f64> {
-    Ok(memory_mb(pid, "Private_Clean:")? + memory_mb(pid, "Private_Dirty:")?)
 }
