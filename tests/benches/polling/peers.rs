@@ -115,18 +115,19 @@ fn collectd_config(task: &Task<'_>, packing: Packing, dir: &Path) -> Result<Stri
             )?;
         }
     }
-    let names = names.join(" ");
+    // The modbus plugin takes one name a line, the snmp plugin as many as there are.
+    let collect: String = names.iter().map(|name| format!("Collect {name}\n")).collect();
     for (n, address) in task.addresses.iter().enumerate() {
         let address: SocketAddr = address.parse()?;
         if task.is_snmp {
             writeln!(
                 text,
-                "<Host \"d{n}\">\nAddress \"{address}\"\nVersion 2\nCommunity \"public\"\nTimeout 0.5\nRetries 0\nInterval 1\nCollect {names}\n</Host>"
+                "<Host \"d{n}\">\nAddress \"{address}\"\nVersion 2\nCommunity \"public\"\nTimeout 0.5\nRetries 0\nInterval 1\n{collect}</Host>"
             )?;
         } else {
             writeln!(
                 text,
-                "<Host \"d{n}\">\nAddress \"{}\"\nPort \"{}\"\nInterval 1\n<Slave 1>\nInstance \"s\"\nCollect {names}\n</Slave>\n</Host>",
+                "<Host \"d{n}\">\nAddress \"{}\"\nPort \"{}\"\nInterval 1\n<Slave 1>\nInstance \"s\"\n{collect}</Slave>\n</Host>",
                 address.ip(),
                 address.port()
             )?;
@@ -195,7 +196,9 @@ async fn scrape(addresses: Vec<String>, samples: Arc<AtomicU64>) -> Result<()> {
             tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
             loop {
                 tick.tick().await;
-                let Ok(answer) = client.get(&url).send().await else { continue };
+                let Ok(answer) = client.get(&url).send().await.and_then(reqwest::Response::error_for_status) else {
+                    continue;
+                };
                 let text = answer.text().await.unwrap_or_default();
                 let points = text.lines().filter(|line| line.starts_with('p')).count();
                 samples.fetch_add(points as u64, Ordering::Relaxed);
