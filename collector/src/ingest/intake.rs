@@ -7,6 +7,8 @@
 //! history; a will of an older incarnation changes nothing.
 
 mod batch;
+mod device;
+mod event;
 mod refusal;
 mod sources;
 
@@ -17,20 +19,27 @@ use bcp_core::time::{Mono, Wall};
 use bcp_wire::presence::AgentRef;
 use bcp_wire::topic::Leaf;
 use bcp_wire::{
-    AgentState, AgentStatus, Batch, DeviceMeta, Event, EventKind, Gap, Id, Lane, MAX_PAYLOAD_BYTES,
-    MAX_POINTS_PER_BATCH, PayloadError, PointName, Quality, Site, Topic, TopicError, Value,
+    AgentState, Batch, DeviceMeta, Event, Id, Lane, MAX_PAYLOAD_BYTES, PayloadError, PointName, Quality, Site, Topic,
+    TopicError, Value,
 };
 
 pub use refusal::Refusal;
 pub use sources::{AGENT_SILENT_MS, LINK_GRACE_MS, LINK_SILENT_MS, LinkHealth};
 
 use super::lateness::Lateness;
-use crate::serve::view::{AgentView, DeviceView, GapView, MAX_GAPS_SHOWN, Offender, PointInfo, SourceState};
-use crate::store::{Group, Marked, Marks, SeriesId, Store, StoredEvent};
+use crate::export::Lines;
+use crate::serve::view::{AgentView, DeviceView, Offender, SourceState};
+use crate::store::{Group, Marks, SeriesId, Store};
 use refusal::{OFFENDER_BYTES, inflate, printable};
 
 /// Devices known; the reference scale is 2,000 with 1,500 hosts.
 pub const MAX_DEVICES: usize = 20_000;
+/// A sample further ahead of this machine's clock than this is not stored: it would outlive its retention and keep its
+/// neighbours. A clock an hour off is the agents' daily life, two days is none.
+pub const MAX_AHEAD_MS: i64 = 48 * 3_600_000;
+/// Nor one from before 2020: no clock of a device that works.
+pub const EARLIEST_MS: i64 = 1_577_836_800_000;
+
 /// Something the rules want to know now.
 #[derive(Debug, Clone, Copy)]
 pub enum Live<'a> {
@@ -80,6 +89,12 @@ pub struct Intake {
     pub last_refused: Option<Offender>,
     /// Samples with no room in the store's index.
     pub unstored: u64,
+    /// Samples with a time too far ahead, or of long before: shown, not stored.
+    pub mistimed: u64,
+    /// Agents of those were named in the log at this time.
+    said_mistimed: Option<Mono>,
+    /// Lines for the long-term database, of payloads in the group; where there is one.
+    pub lines: Option<Lines>,
     /// Retained messages that were taken back: an empty payload on a state or description.
     pub emptied: u64,
     /// Payloads let go while the store took nothing; their agents send them again.
@@ -104,6 +119,9 @@ impl Intake {
             refused: BTreeMap::new(),
             last_refused: None,
             unstored: 0,
+            mistimed: 0,
+            said_mistimed: None,
+            lines: None,
             emptied: 0,
             shed: 0,
         }
@@ -115,6 +133,9 @@ impl Intake {
         self.shed += self.group.marks.len() as u64;
         self.samples -= (self.group.samples.len() as u64).min(self.samples);
         self.group.clear();
+        if let Some(lines) = &mut self.lines {
+            let _ = lines.take();
+        }
     }
 
     /// What is not in `committed` is new when it comes again.
@@ -190,7 +211,7 @@ impl Intake {
                 self.on_event(now, wall, &agent, device, Event::from_json(payload)?, live)
             }
             Leaf::Batch { lane, device } => {
-                self.on_batch(now, &agent, lane, &device, &Batch::from_json(payload)?, store, live)
+                self.on_batch((now, wall), &agent, lane, &device, &Batch::from_json(payload)?, store, live)
             }
             Leaf::Ack { .. } | Leaf::Command | Leaf::CommandReply { .. } => Err(Refusal::Topic("not for collectors")),
         }
@@ -216,171 +237,6 @@ impl Intake {
             fresh: None,
             told: None,
         }))
-    }
-
-    fn on_state(
-        &mut self,
-        now: Mono,
-        agent: &AgentRef,
-        state: AgentState,
-        live: &mut dyn FnMut(Live<'_>),
-    ) -> Result<(), Refusal> {
-        let known = self.agent(now, agent)?;
-        let view = Arc::make_mut(&mut known.view);
-        let (incarnation, session) = view.state.as_ref().map_or((0, ""), |s| (s.i, s.session.as_str()));
-        if state.i < incarnation {
-            return Ok(());
-        }
-        if state.i > incarnation || state.session != session {
-            known.lateness.forget();
-        }
-        if state.status != AgentStatus::Lost {
-            view.received = now;
-        }
-        view.state = Some(state);
-        self.judge_agent(now, agent, true, live);
-        Ok(())
-    }
-
-    /// The device, if this agent may speak for it: a device belongs to the agent that first described it, until that one
-    /// is gone.
-    fn device(&mut self, agent: &AgentRef, device: &Id) -> Result<&mut DeviceView, Refusal> {
-        let count = self.devices.len();
-        let source = self.agents.get(agent).map_or(SourceState::AgentSilent, |known| known.view.source);
-        let devices = Arc::make_mut(&mut self.devices);
-        if !devices.contains_key(device) {
-            if count >= MAX_DEVICES {
-                return Err(Refusal::TooMany);
-            }
-            let view = DeviceView {
-                id: device.clone(),
-                site: agent.site,
-                agent: agent.agent.clone(),
-                source,
-                meta: None,
-                points: Vec::new(),
-                gaps: Vec::new(),
-                received: None,
-            };
-            devices.insert(device.clone(), Arc::new(view));
-        }
-        let Some(view) = devices.get_mut(device) else { return Err(Refusal::TooMany) };
-        if view.site != agent.site || view.agent != agent.agent {
-            if view.source == SourceState::Fresh {
-                return Err(Refusal::TakenDevice);
-            }
-            let old = AgentRef { site: view.site, agent: view.agent.clone() };
-            let own = Arc::make_mut(view);
-            own.site = agent.site;
-            own.agent = agent.agent.clone();
-            own.source = source;
-            self.slots.entry(device.clone()).or_default().newest = (0, 0);
-            if let Some(old) = self.agents.get_mut(&old) {
-                old.devices.remove(device);
-                Arc::make_mut(&mut old.view).devices = old.devices.len();
-            }
-        }
-        if let Some(known) = self.agents.get_mut(agent)
-            && known.devices.insert(device.clone())
-        {
-            Arc::make_mut(&mut known.view).devices = known.devices.len();
-        }
-        self.changed.insert(device.clone());
-        Ok(Arc::make_mut(view))
-    }
-
-    fn on_meta(
-        &mut self,
-        now: Mono,
-        agent: &AgentRef,
-        meta: DeviceMeta,
-        live: &mut dyn FnMut(Live<'_>),
-    ) -> Result<(), Refusal> {
-        if meta.points.len() > MAX_POINTS_PER_BATCH {
-            return Err(PayloadError::TooManyPoints.into());
-        }
-        self.agent(now, agent)?;
-        let view = self.device(agent, &meta.device)?;
-        let mut points = std::mem::take(&mut view.points);
-        for described in &meta.points {
-            let info = PointInfo {
-                name: described.name.clone(),
-                unit: described.unit.clone(),
-                interval_ms: described.interval_ms.max(1),
-                source: described.source.clone(),
-            };
-            // A described point appears with its first reading; one that is there gets its new description.
-            if let Ok(at) = points.binary_search_by(|point| point.info.name.cmp(&described.name))
-                && *points[at].info != info
-            {
-                points[at].info = Arc::new(info);
-            }
-        }
-        view.points = points;
-        let meta = Arc::new(meta);
-        view.meta = Some(Arc::clone(&meta));
-        live(Live::Device { site: agent.site, agent: &agent.agent, meta: &meta });
-        Ok(())
-    }
-
-    fn on_event(
-        &mut self,
-        now: Mono,
-        wall: Wall,
-        agent: &AgentRef,
-        device: Id,
-        event: Event,
-        live: &mut dyn FnMut(Live<'_>),
-    ) -> Result<(), Refusal> {
-        self.agent(now, agent)?;
-        if !self.is_new(agent, event.i, event.s)? {
-            return Ok(());
-        }
-        let kind = match &event.kind {
-            EventKind::Reachability { reachable, .. } => {
-                live(Live::Reachability { device: &device, reachable: *reachable });
-                "reachability"
-            }
-            EventKind::Trap { .. } => "trap",
-            EventKind::Transition { .. } => "transition",
-            EventKind::Gap(gap) => {
-                self.on_gap(wall, agent, &device, gap);
-                "gap"
-            }
-            EventKind::ClockStep { .. } => {
-                if let Some(known) = self.agents.get_mut(agent) {
-                    known.lateness.forget();
-                }
-                "clock_step"
-            }
-            EventKind::Notice { text } => {
-                tracing::info!(site = %agent.site, agent = %agent.agent, "agent says: {text}");
-                "notice"
-            }
-        };
-        let stored = StoredEvent { agent: agent.clone(), device, t: event.t, kind: kind.to_owned(), event };
-        self.group.events.push(stored);
-        Ok(())
-    }
-
-    /// What is lost for ever is taken in as such, so that nobody waits for it, and shown where it was lost.
-    fn on_gap(&mut self, wall: Wall, agent: &AgentRef, device: &Id, gap: &Gap) {
-        if self.seen.insert_range(agent, gap.incarnation, gap.from, gap.through) == Marked::New {
-            self.group.marks.push((agent.clone(), gap.incarnation, gap.from, gap.through));
-        }
-        let Ok(view) = self.device(agent, device) else { return };
-        view.gaps.push(GapView {
-            agent: agent.agent.clone(),
-            incarnation: gap.incarnation,
-            from: gap.from,
-            through: gap.through,
-            samples: gap.samples,
-            reason: gap.reason.clone(),
-            recorded: wall,
-        });
-        if view.gaps.len() > MAX_GAPS_SHOWN {
-            view.gaps.remove(0);
-        }
     }
 
     /// Notes how far an agent is committed.

@@ -273,12 +273,16 @@ pub struct IngestView {
     pub store_trouble: Option<String>,
     /// Samples the store's index had no room for.
     pub unstored: u64,
+    /// Samples with a time too far ahead, or of long before: shown, not stored.
+    pub mistimed: u64,
     /// Retained messages that were taken back.
     pub emptied: u64,
     /// Payloads let go while the store took nothing; their agents send them again.
     pub shed: u64,
     /// Acknowledgements that found no room; their payloads come again.
     pub unsent_acks: u64,
+    /// The way to the long-term database, where there is one.
+    pub influx: Option<crate::export::ExportView>,
 }
 
 /// The last payload that was refused.

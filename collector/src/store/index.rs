@@ -127,15 +127,25 @@ impl Index {
         self.text_of.get(v as usize).map(|text| text.to_string())
     }
 
-    /// Puts definitions that the journal does not have into a frame; returns how many, for [`Index::wrote_new`].
-    pub fn write_new(&self, frame: &mut Frame) -> (usize, usize) {
+    /// Puts definitions that the journal does not have into a frame, and calls `after` after each; returns how many, for
+    /// [`Index::wrote_new`].
+    ///
+    /// # Errors
+    /// What `after` says.
+    pub fn write_new<E>(
+        &self,
+        frame: &mut Frame,
+        mut after: impl FnMut(&mut Frame) -> Result<(), E>,
+    ) -> Result<(usize, usize), E> {
         for (id, text, device, point) in &self.new_series {
             frame.series(*id, *text, device, point);
+            after(frame)?;
         }
         for (id, text) in &self.new_texts {
             frame.text_value(*id, text);
+            after(frame)?;
         }
-        (self.new_series.len(), self.new_texts.len())
+        Ok((self.new_series.len(), self.new_texts.len()))
     }
 
     /// The frame with the first so many definitions is durable.

@@ -1,22 +1,21 @@
-//! The append log between a payload's arrival and its place in the history: what is in it survives a kill.
+//! The journal between a payload's arrival and its place in the history: what is in it survives a kill.
 //!
-//! One file per head. A frame is `length u32, crc32c u32, payload`, little endian; everything of one frame becomes
-//! visible together or not at all, so samples and the marks that say "committed" cannot part. A short frame at the end is
-//! the one being written when the process died, and is cut off. A whole frame that does not match is damage: it is left
-//! out, what follows it is read, and a copy of the file is kept.
+//! Knows: the records of a group. One file per head; everything of one frame becomes visible together or not at all, so
+//! samples and the marks that say "committed" cannot part. Refuses to know: how frames lie in a file ([`super::frames`]).
 
-use std::fs::{File, OpenOptions};
-use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
 use bcp_wire::presence::AgentRef;
 use bcp_wire::{Id, PointName};
 
 use super::codec::Sample;
+use super::frames::{self, FrameError, FrameLog};
 use super::head::SeriesId;
 
-/// Largest frame; a larger length is damage, not data. A group is split above half of it.
-pub const MAX_FRAME_BYTES: usize = 32 * 1024 * 1024;
+/// A frame is written once it has grown to this: far below what the file takes, whatever comes on top.
+pub const FULL_FRAME_BYTES: usize = frames::MAX_FRAME_BYTES / 4;
+/// Samples written into a frame at once.
+pub const SAMPLES_PER_FRAME: usize = FULL_FRAME_BYTES / 20;
 /// A journal above this is sealed: replay at start stays below a second or two.
 pub const MAX_JOURNAL_BYTES: u64 = 256 * 1024 * 1024;
 
@@ -54,14 +53,8 @@ pub enum Record {
 /// Why the journal cannot be written or read.
 #[derive(Debug, thiserror::Error)]
 pub enum JournalError {
-    #[error("failed to open the journal {}", path.display())]
-    Open { path: PathBuf, source: io::Error },
-    #[error("failed to read the journal {}", path.display())]
-    Read { path: PathBuf, source: io::Error },
-    #[error("failed to write the journal {}", path.display())]
-    Write { path: PathBuf, source: io::Error },
-    #[error("failed to make the journal {} durable", path.display())]
-    Sync { path: PathBuf, source: io::Error },
+    #[error("the journal cannot be used")]
+    File(#[from] FrameError),
     #[error("memory is full and the history database does not take more: {reason}")]
     Behind { reason: String },
 }
@@ -76,6 +69,12 @@ impl Frame {
     #[must_use]
     pub const fn is_empty(&self) -> bool {
         self.bytes.is_empty()
+    }
+
+    /// True where it is time to write it.
+    #[must_use]
+    pub const fn is_full(&self) -> bool {
+        self.bytes.len() >= FULL_FRAME_BYTES
     }
 
     fn text(&mut self, text: &str) {
@@ -100,7 +99,7 @@ impl Frame {
 
     /// Samples, 20 bytes each.
     pub fn samples(&mut self, samples: &[(SeriesId, Sample)]) {
-        for part in samples.chunks(MAX_FRAME_BYTES / 64) {
+        for part in samples.chunks(SAMPLES_PER_FRAME) {
             self.bytes.push(SAMPLES);
             self.bytes.extend_from_slice(&u32::try_from(part.len()).unwrap_or(0).to_le_bytes());
             self.bytes.reserve(part.len() * 20);
@@ -185,22 +184,7 @@ impl<'a> Reader<'a> {
 
 /// An open journal.
 #[derive(Debug)]
-pub struct Journal {
-    file: File,
-    path: PathBuf,
-    bytes: u64,
-    /// Bytes that are certainly on the disk.
-    durable: u64,
-}
-
-/// What reading a journal came to.
-#[derive(Debug, Default)]
-struct Replayed {
-    /// End of the last good frame.
-    good: u64,
-    /// Frames, or ends of the file, that are none.
-    damaged: u64,
-}
+pub struct Journal(FrameLog);
 
 /// Path of the `n`-th journal.
 #[must_use]
@@ -213,15 +197,7 @@ pub fn path(dir: &Path, n: u64) -> PathBuf {
 /// # Errors
 /// The directory cannot be read.
 pub fn list(dir: &Path) -> Result<Vec<u64>, JournalError> {
-    let fault = |source| JournalError::Read { path: dir.to_owned(), source };
-    let mut found = Vec::new();
-    for entry in std::fs::read_dir(dir).map_err(fault)? {
-        let name = entry.map_err(fault)?.file_name();
-        let number = name.to_str().and_then(|n| n.strip_prefix("journal-")?.strip_suffix(".log")?.parse::<u64>().ok());
-        found.extend(number);
-    }
-    found.sort_unstable();
-    Ok(found)
+    Ok(frames::list(dir, "journal-", ".log")?)
 }
 
 impl Journal {
@@ -231,31 +207,18 @@ impl Journal {
     /// # Errors
     /// The file cannot be opened, read or set aside.
     pub fn open(dir: &Path, n: u64, mut each: impl FnMut(Record)) -> Result<(Journal, u64), JournalError> {
-        let path = path(dir, n);
-        let mut file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .open(&path)
-            .map_err(|source| JournalError::Open { path: path.clone(), source })?;
-        let Replayed { good, damaged } =
-            replay(&mut file, &mut each).map_err(|source| JournalError::Read { path: path.clone(), source })?;
-        if damaged > 0 {
-            let aside = path.with_extension("damaged");
-            if !aside.exists() {
-                std::fs::copy(&path, &aside).map_err(|source| JournalError::Open { path: aside.clone(), source })?;
+        let (log, damaged) = FrameLog::open(path(dir, n), |_, frame| {
+            let mut records = Reader(frame);
+            while let Some(record) = records.record() {
+                each(record);
             }
-            tracing::error!(path = %path.display(), copy = %aside.display(), damaged, "a journal is damaged; what can be read of it is kept");
-        }
-        file.set_len(good).map_err(|source| JournalError::Open { path: path.clone(), source })?;
-        file.seek(SeekFrom::Start(good)).map_err(|source| JournalError::Open { path: path.clone(), source })?;
-        Ok((Journal { file, path, bytes: good, durable: good }, damaged))
+        })?;
+        Ok((Journal(log), damaged))
     }
 
     #[must_use]
     pub const fn bytes(&self) -> u64 {
-        self.bytes
+        self.0.bytes()
     }
 
     /// Writes one frame. After a failure [`Journal::take_back`] is due.
@@ -263,14 +226,7 @@ impl Journal {
     /// # Errors
     /// Disk full, read-only, gone.
     pub fn write(&mut self, frame: &Frame) -> Result<(), JournalError> {
-        let len = u32::try_from(frame.bytes.len()).unwrap_or(u32::MAX);
-        let mut header = [0u8; 8];
-        header[..4].copy_from_slice(&len.to_le_bytes());
-        header[4..].copy_from_slice(&crc32c::crc32c(&frame.bytes).to_le_bytes());
-        let written = self.file.write_all(&header).and_then(|()| self.file.write_all(&frame.bytes));
-        written.map_err(|source| JournalError::Write { path: self.path.clone(), source })?;
-        self.bytes += 8 + u64::from(len);
-        Ok(())
+        Ok(self.0.write(&frame.bytes)?)
     }
 
     /// Makes everything written durable.
@@ -278,64 +234,11 @@ impl Journal {
     /// # Errors
     /// The disk refuses.
     pub fn sync(&mut self) -> Result<(), JournalError> {
-        self.file.sync_data().map_err(|source| JournalError::Sync { path: self.path.clone(), source })?;
-        self.durable = self.bytes;
-        Ok(())
+        Ok(self.0.sync()?)
     }
 
     /// Takes back what is not durable: the group it belongs to was refused and comes again.
     pub fn take_back(&mut self) {
-        let done = self.file.set_len(self.durable).and_then(|()| self.file.seek(SeekFrom::Start(self.durable)));
-        if let Err(error) = done {
-            // What is left over is a frame whose group was never acknowledged: read again, it is a duplicate.
-            tracing::warn!(path = %self.path.display(), %error, "a refused group could not be taken back");
-        }
-        self.bytes = self.durable;
-    }
-}
-
-fn replay(file: &mut File, each: &mut impl FnMut(Record)) -> io::Result<Replayed> {
-    let mut input = io::BufReader::with_capacity(1 << 20, file);
-    let mut replayed = Replayed::default();
-    let (mut at, mut unread) = (0u64, 0u64);
-    let mut frame = Vec::new();
-    loop {
-        let mut header = [0u8; 8];
-        if !read_whole(&mut input, &mut header)? {
-            break;
-        }
-        let mut fields = Reader(&header);
-        let (Some(len), Some(crc)) = (fields.u32(), fields.u32()) else { break };
-        // An empty frame is never written; a run of zeroes after a power loss would read as one.
-        if len == 0 || len as usize > MAX_FRAME_BYTES {
-            replayed.damaged += unread + 1;
-            return Ok(replayed);
-        }
-        frame.resize(len as usize, 0);
-        if !read_whole(&mut input, &mut frame)? {
-            break;
-        }
-        at += 8 + u64::from(len);
-        if crc32c::crc32c(&frame) != crc {
-            unread += 1;
-            continue;
-        }
-        let mut records = Reader(&frame);
-        while let Some(record) = records.record() {
-            each(record);
-        }
-        replayed.damaged += std::mem::take(&mut unread);
-        replayed.good = at;
-    }
-    replayed.damaged += unread;
-    Ok(replayed)
-}
-
-/// False where the input ends before the buffer is full.
-fn read_whole(input: &mut impl Read, buffer: &mut [u8]) -> io::Result<bool> {
-    match input.read_exact(buffer) {
-        Ok(()) => Ok(true),
-        Err(fault) if fault.kind() == io::ErrorKind::UnexpectedEof => Ok(false),
-        Err(fault) => Err(fault),
+        self.0.take_back();
     }
 }

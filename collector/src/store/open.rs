@@ -38,12 +38,7 @@ impl OpenError {
             OpenError::Locked { .. } => "stop the other one, or give each its own data_dir",
             OpenError::Directory { source, .. } => help_with_files(source),
             OpenError::History(error) => error.help(),
-            OpenError::Journal(
-                JournalError::Open { source, .. }
-                | JournalError::Read { source, .. }
-                | JournalError::Write { source, .. }
-                | JournalError::Sync { source, .. },
-            ) => help_with_files(source),
+            OpenError::Journal(JournalError::File(error)) => error.cause().map_or("start it again", help_with_files),
             OpenError::Journal(JournalError::Behind { .. }) | OpenError::Thread { .. } => "start it again",
         }
     }

@@ -1,3 +1,5 @@
+use std::time::Duration;
+
 use super::*;
 use bcp_wire::{BadReason, Site};
 use codec::quality_as_number;
@@ -175,4 +177,32 @@ fn old_history_is_dropped() {
     assert!(out.is_empty());
     history::read_samples(&reader, SeriesId(1), 0, i64::MAX, &mut out).unwrap();
     assert_eq!(out.len(), 2_000);
+}
+
+#[test]
+fn impossible_times_do_not_end_the_sealer_and_a_large_group_comes_back_whole() {
+    let dir = Dir::new("extremes");
+    let store = open(&dir);
+    let series = store.series(&id("ups-a1"), &point("battery.charge"), false).unwrap();
+    let mut group = Group::default();
+    group.samples.extend([i64::MIN, -1, 0, i64::MAX].map(|t| (series, Sample { t, v: 1.0 })));
+    // As many as make a chunk of them, and more events than one frame of the journal holds.
+    group.samples.extend((1..=600).map(|t| (series, Sample { t, v: 1.0 })));
+    let text = "x".repeat(1_000_000);
+    for s in 1..=40 {
+        let kind = bcp_wire::EventKind::Notice { text: text.clone() };
+        let event = bcp_wire::Event { v: 1, i: 1, s, t: s as i64, kind };
+        let stored = StoredEvent { agent: agent(), device: id("ups-a1"), t: event.t, kind: "notice".to_owned(), event };
+        group.events.push(stored);
+        group.marks.push((agent(), 1, s, s));
+    }
+    store.commit(&group).unwrap();
+    kill(store);
+    let store = open(&dir);
+    assert_eq!(store.stats().damaged, 0);
+    assert_eq!(store.events(&id("ups-a1"), 100).unwrap().len(), 40);
+    assert_eq!(store.marks_of(&agent()).unwrap().watermark(Site::A).marks[0].through, 40);
+    store.settle().unwrap();
+    assert_eq!(store.samples(series, i64::MIN, i64::MAX).unwrap().len(), 604);
+    assert_eq!(store.stats().damaged, 0);
 }

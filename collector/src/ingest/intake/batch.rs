@@ -8,10 +8,13 @@ use bcp_wire::{Batch, DeviceMeta, Id, Lane, MAX_POINTS_PER_BATCH, PointName, Qua
 use std::sync::Arc;
 
 use super::sources::AGENT_SILENT_MS;
-use super::{DeviceSlots, Intake, Live, Refusal};
+use super::{DeviceSlots, EARLIEST_MS, Intake, Live, MAX_AHEAD_MS, Refusal};
 use crate::serve::view::{DEFAULT_INTERVAL_MS, PointInfo, PointState};
 use crate::store::codec::quality_as_number;
 use crate::store::{Marked, Sample, Store};
+
+/// What would be said with every batch is said this often.
+const SAY_EVERY_MS: u64 = 60_000;
 
 impl Intake {
     /// True where the payload is new. Marks it.
@@ -33,7 +36,7 @@ impl Intake {
     #[expect(clippy::too_many_arguments, reason = "one message with its circumstances")]
     pub(super) fn on_batch(
         &mut self,
-        now: Mono,
+        (now, wall): (Mono, Wall),
         agent: &AgentRef,
         lane: Lane,
         device: &Id,
@@ -47,8 +50,20 @@ impl Intake {
         }
         // After the mark: what is refused for another agent's sake is not sent again and again.
         self.device(agent, device)?;
+        let times = EARLIEST_MS..=wall.0.saturating_add(MAX_AHEAD_MS);
+        let mut mistimed = 0;
         for (name, t, value, quality) in batch.readings() {
-            self.store_sample(device, name, Sample { t, v: f64::NAN }, value, quality, store);
+            if times.contains(&t) {
+                self.store_sample(device, name, Sample { t, v: f64::NAN }, value, quality, store);
+            } else {
+                mistimed += 1;
+            }
+        }
+        if mistimed > 0 {
+            self.say_mistimed(now, agent, device, mistimed);
+        }
+        if let Some(lines) = &mut self.lines {
+            lines.push(agent, device, batch, &times);
         }
         let Some(known) = self.agents.get_mut(agent) else { return Ok(()) };
         let incarnation = known.view.state.as_ref().map_or(0, |state| state.i);
@@ -63,6 +78,14 @@ impl Intake {
             known.fresh = Some(now);
         }
         self.show(now, late, agent, device, batch, live)
+    }
+
+    fn say_mistimed(&mut self, now: Mono, agent: &AgentRef, device: &Id, samples: u64) {
+        self.mistimed += samples;
+        if self.said_mistimed.is_none_or(|said| now.since(said) >= SAY_EVERY_MS) {
+            self.said_mistimed = Some(now);
+            tracing::warn!(site = %agent.site, agent = %agent.agent, %device, samples, all = self.mistimed, "samples are dated more than two days ahead, or before 2020, and are not stored: look at the agent's clock");
+        }
     }
 
     /// Puts one reading into the group. `sample.v` is filled in here.

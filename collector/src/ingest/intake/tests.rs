@@ -2,7 +2,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use bcp_wire::presence::PointMeta;
-use bcp_wire::{ClockState, WIRE_VERSION};
+use bcp_wire::{AgentStatus, ClockState, WIRE_VERSION};
 
 use bcp_wire::envelope::MAX_INFLATED_BYTES;
 
@@ -258,4 +258,23 @@ fn ten_thousand_random_payloads_are_counted_and_leave_nothing_behind() {
     assert!(bench.intake.last_refused.as_ref().is_some_and(|offender| offender.head.len() <= 4 * OFFENDER_BYTES));
     assert_eq!(bench.intake.devices().len(), 1);
     assert_eq!(bench.shown(2_000).1, QualityWord::Good);
+}
+
+#[test]
+fn samples_dated_far_ahead_or_long_before_are_shown_and_not_stored() {
+    let mut bench = Bench::new("mistimed");
+    bench.batch(1_000, "data", 7, 1, MAX_AHEAD_MS, 1.0);
+    bench.batch(1_100, "data", 7, 2, MAX_AHEAD_MS + 1, 2.0);
+    for (s, offset) in [(3, i64::MIN), (4, i64::MAX)] {
+        let json = format!(
+            r#"{{"v":1,"i":7,"s":{s},"t":{T0},"vals":{{"battery.charge":3,"input.voltage":4}},"dt":{{"battery.charge":{offset}}}}}"#
+        );
+        bench.at(1_200, "bcp/v1/a/gw-a/data/ups-a1", json.as_bytes());
+    }
+    assert_eq!((bench.intake.mistimed, bench.intake.samples), (3, 3));
+    let stored: Vec<i64> = bench.intake.group.samples.iter().map(|(_, sample)| sample.t - T0).collect();
+    assert_eq!(stored, [MAX_AHEAD_MS, 0, 0]);
+    assert_eq!(bench.intake.group.marks.len(), 4, "their payloads are taken in, and do not come again");
+    let device = bench.intake.devices()[&"ups-a1".parse::<Id>().unwrap()].clone();
+    assert_eq!(device.points[0].value, Some(Value::Num(3.0)), "shown: whatever the clock says, it was just read");
 }

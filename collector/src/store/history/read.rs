@@ -27,7 +27,8 @@ pub fn roll_up(samples: &[Sample]) -> Vec<Rollup> {
         if sample.v.is_nan() {
             continue;
         }
-        let hour = sample.t.div_euclid(ROLLUP_MS) * ROLLUP_MS;
+        // A damaged time must not end the sealer.
+        let hour = sample.t.div_euclid(ROLLUP_MS).saturating_mul(ROLLUP_MS);
         match out.last_mut() {
             Some(last) if last.t == hour => {
                 last.n += 1;
@@ -140,7 +141,7 @@ pub fn read_rollups(db: &Connection, series: SeriesId, from: i64, to: i64) -> Re
     let rows = query
         .query_map(params![series.0, from.div_euclid(ROLLUP_MS), to.div_euclid(ROLLUP_MS)], |row| {
             Ok(Rollup {
-                t: row.get::<_, i64>(0)? * ROLLUP_MS,
+                t: row.get::<_, i64>(0)?.saturating_mul(ROLLUP_MS),
                 n: row.get(1)?,
                 sum: row.get(2)?,
                 min: row.get(3)?,
