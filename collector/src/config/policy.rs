@@ -8,9 +8,8 @@ use bcp_core::policy::{
 use bcp_wire::{Id, Site};
 use toml_edit::Item;
 
-use super::read::{
-    Parsed, Section, Source, count, duration_ms, flag, ids, list, map, parse_duration, site_map, text, word,
-};
+use super::read::{Section, Source};
+use super::value::{Parsed, count, duration_ms, flag, ids, list, map, parse_duration, site_map, text, word};
 use super::{AssetSection, RuleSection};
 
 const MODES: &[(&str, Mode)] =

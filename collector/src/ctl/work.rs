@@ -6,7 +6,8 @@ use bcp_core::time::Wall;
 use bcp_wire::{Id, Site};
 use clap::{Args, Subcommand};
 
-use super::{IncidentText, languages, parse_text};
+use super::args::{IncidentText, parse_text};
+use super::languages;
 use crate::web::public::when::from_local;
 
 #[derive(Debug, Subcommand)]

@@ -6,10 +6,11 @@
 //! | `/control/v1/propose`, `/sight` | the own site's serve; a collector for its own site |
 //! | `/control/v1/command` | operators; a collector on their behalf |
 //! | `/control/v1/state`, `/ledger`, `/explain`, `/status` | collectors and operators |
-//! | `/raft/v1/*` | the collectors of the other sites, as members |
+//! | `/raft/v1/*` | the collectors of the other sites, as members ([`members`]) |
+
+mod members;
 
 use std::collections::BTreeMap;
-use std::io::Cursor;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -25,14 +26,10 @@ use bcp_wire::{Id, Site};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use super::lead::{HELLO, QUORUM_LOSS, YIELD};
 use super::link::ON_BEHALF;
 use super::log::{DecisionLog, Leadership};
-use super::member::Address;
-use super::network::{APPEND, SNAPSHOT, SnapshotHead, VOTE};
 use super::node::{Accepted, CommandRequest, Node, SightReport, Unavailable};
-use super::raft::Snapshot;
-use super::raft_log::{Hello, RaftLog};
+use super::raft_log::RaftLog;
 
 pub const SYNC: &str = "/control/v1/sync";
 pub const PROPOSE: &str = "/control/v1/propose";
@@ -40,8 +37,6 @@ pub const COMMAND: &str = "/control/v1/command";
 
 /// A full set of votes of one observer is the largest request of the control part.
 const MAX_CONTROL_BYTES: usize = 2 * 1024 * 1024;
-/// An append carries up to 64 ticks; a snapshot is the whole agreed state.
-const MAX_RAFT_BYTES: usize = 64 * 1024 * 1024;
 const MAX_ITEMS_PER_PROPOSAL: usize = 64;
 /// A long poll waits no longer than the connection may idle.
 const MAX_WAIT: Duration = Duration::from_secs(25);
@@ -62,14 +57,7 @@ pub fn router(node: Here) -> Router {
         .route("/control/v1/explain", get(explain))
         .route("/control/v1/status", get(status))
         .layer(DefaultBodyLimit::max(MAX_CONTROL_BYTES));
-    let raft = Router::new()
-        .route(APPEND, post(append))
-        .route(VOTE, post(vote))
-        .route(SNAPSHOT, post(snapshot))
-        .route(YIELD, post(yields))
-        .route(HELLO, post(hello))
-        .layer(DefaultBodyLimit::max(MAX_RAFT_BYTES));
-    control.merge(raft).with_state(node)
+    control.merge(members::router()).with_state(node)
 }
 
 /// Why a request is not served.
@@ -337,81 +325,4 @@ async fn status(State(node): State<Here>, Extension(certificate): Extension<Iden
         "queue_refused": node.queue.refused.load(std::sync::atomic::Ordering::Relaxed),
         "version": env!("CARGO_PKG_VERSION"),
     }))
-}
-
-/// The other site that asks, as a member.
-fn member(node: &Here, certificate: &Identity, address: Option<&Address>) -> Result<Site, Refusal> {
-    let Identity::Collector { site } = certificate else {
-        return Err(Refusal::Forbidden(format!("{certificate} is not a collector")));
-    };
-    if *site == node.site {
-        return Err(Refusal::Forbidden("a node does not talk to itself: two have the same site".to_owned()));
-    }
-    if let Some(address) = address {
-        node.log.book.check(*site, address).map_err(|stranger| Refusal::Forbidden(stranger.to_string()))?;
-    }
-    node.contacts.heard_peer(*site);
-    Ok(*site)
-}
-
-async fn append(
-    State(node): State<Here>,
-    Extension(certificate): Extension<Identity>,
-    Query(address): Query<Address>,
-    body: Bytes,
-) -> Result<Response, Refusal> {
-    member(&node, &certificate, Some(&address))?;
-    encoded(&node.log.on_append(parse(&body)?).await)
-}
-
-async fn vote(
-    State(node): State<Here>,
-    Extension(certificate): Extension<Identity>,
-    Query(address): Query<Address>,
-    body: Bytes,
-) -> Result<Response, Refusal> {
-    member(&node, &certificate, Some(&address))?;
-    encoded(&node.log.raft.vote(parse(&body)?).await)
-}
-
-async fn snapshot(
-    State(node): State<Here>,
-    Extension(certificate): Extension<Identity>,
-    Query(address): Query<Address>,
-    body: Bytes,
-) -> Result<Response, Refusal> {
-    member(&node, &certificate, Some(&address))?;
-    let head_end =
-        body.iter().position(|byte| *byte == b'\n').ok_or_else(|| Refusal::Malformed("no head".to_owned()))?;
-    let head: SnapshotHead = parse(&body[..head_end])?;
-    let data = Box::new(Cursor::new(body[head_end + 1..].to_vec()));
-    node.contacts.heard_leader();
-    encoded(&node.log.raft.install_full_snapshot(head.vote, Snapshot { meta: head.meta, snapshot: data }).await)
-}
-
-async fn yields(
-    State(node): State<Here>,
-    Extension(certificate): Extension<Identity>,
-    Query(address): Query<Address>,
-) -> Result<Response, Refusal> {
-    let site = member(&node, &certificate, Some(&address))?;
-    let leads = matches!(*node.log.leadership().borrow(), Leadership::Leader { .. });
-    if site != Site::W || !leads {
-        return Err(Refusal::Forbidden("only w asks, and only a leader yields".to_owned()));
-    }
-    if node.log.yield_leadership(QUORUM_LOSS).await {
-        encoded(&serde_json::json!({}))
-    } else {
-        Err(Refusal::Unavailable("an entry is still pending".to_owned()))
-    }
-}
-
-async fn hello(
-    State(node): State<Here>,
-    Extension(certificate): Extension<Identity>,
-    Json(hello): Json<Hello>,
-) -> Result<Response, Refusal> {
-    let site = member(&node, &certificate, None)?;
-    node.log.book.meet(site, &hello.member).await.map_err(|stranger| Refusal::Forbidden(stranger.to_string()))?;
-    encoded(&node.log.hello())
 }

@@ -30,6 +30,10 @@ const MAX_HEADERS: usize = 64;
 const MAX_PATH_BYTES: usize = 256;
 /// For the headers of one request, and for the pause before the next.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(15);
+/// A connection older than this ends after its present answer: a client that reads nothing must not keep its place.
+const CONNECTION_AGE: Duration = Duration::from_secs(120);
+/// For the answer under way when a connection ends.
+const LAST_ANSWER: Duration = Duration::from_secs(30);
 /// For requests under way when the process is asked to stop.
 const DRAIN: Duration = Duration::from_secs(2);
 /// Pause after an accept that failed for want of file descriptors.
@@ -86,8 +90,10 @@ async fn connection(stream: TcpStream, served: watch::Receiver<Served>, mut shut
         // What a client does to its own connection is its own matter.
         _ = connection.as_mut() => return,
         () = shutdown.wait() => connection.as_mut().graceful_shutdown(),
+        () = tokio::time::sleep(CONNECTION_AGE) => connection.as_mut().graceful_shutdown(),
     }
-    let _ = connection.await;
+    // One that does not read what it asked for is not waited for.
+    let _ = tokio::time::timeout(LAST_ANSWER, connection).await;
 }
 
 fn answer(request: &Request<Incoming>, served: &watch::Receiver<Served>) -> Answer {

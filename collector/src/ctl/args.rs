@@ -1,0 +1,183 @@
+//! The command line of `bcpctl`.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use bcp_wire::{Epoch, Id, Site};
+use clap::{Args, Parser, Subcommand};
+
+use super::{snapshot, work};
+use crate::config::parse_duration;
+
+/// Ask and order: tickets, alarms, incidents, services.
+///
+/// Talks to the control listener of any collector; orders are passed on to the leader and answered once they are agreed.
+/// The operator is the name in the certificate.
+#[derive(Debug, Parser)]
+#[command(name = "bcpctl", version, after_help = EXAMPLES)]
+pub(super) struct Cli {
+    #[command(flatten)]
+    pub access: Access,
+    /// Print the answer as JSON
+    #[arg(long, global = true)]
+    pub json: bool,
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+const EXAMPLES: &str = "Examples:
+  bcpctl --credentials pki tickets
+  bcpctl --credentials pki explain prescriptions
+  bcpctl --credentials pki move prescriptions --to b --reason 'power work at a'
+  bcpctl --credentials pki shelve supply-air-hot/crac-a1 --for 2h --reason 'filter change'
+  bcpctl --credentials pki incident update inc-000003 --text en='Working on it' --fallback en
+  bcpctl --credentials pki work plan --service prescriptions --from '2026-11-23 02:00' --to '2026-11-23 05:00' \
+      --title en='New disks' --text en='Prescriptions may be slow.' --fallback en
+  bcpctl snapshot verify http://127.0.0.1:18000 --config collector.toml";
+
+#[derive(Debug, Args)]
+pub(super) struct Access {
+    /// Control listener of a collector
+    #[arg(long, global = true, env = "BCPCTL_URL", default_value = "https://127.0.0.1:18002")]
+    pub url: String,
+    /// Directory with ca.pem and one operator-NAME.pem and .key
+    #[arg(long, global = true, env = "BCPCTL_CREDENTIALS", value_name = "DIR", conflicts_with_all = ["ca", "cert", "key"])]
+    pub credentials: Option<PathBuf>,
+    /// Which operator, where the directory has several
+    #[arg(long, global = true, value_name = "NAME")]
+    pub operator: Option<Id>,
+    /// CA certificate (PEM), in place of a directory
+    #[arg(long, global = true, value_name = "FILE")]
+    pub ca: Option<PathBuf>,
+    /// Own certificate (PEM)
+    #[arg(long, global = true, value_name = "FILE")]
+    pub cert: Option<PathBuf>,
+    /// Own key (PEM)
+    #[arg(long, global = true, value_name = "FILE")]
+    pub key: Option<PathBuf>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Command {
+    /// All tickets: holder, epoch, phase, and whether they can fail over now
+    Tickets,
+    /// Why a ticket is where it is: rule, inputs, votes, what was done and what was not
+    Explain { ticket: Id },
+    /// Move a ticket to another site, in order: drain, stop, release, grant, promote
+    Move {
+        ticket: Id,
+        /// Site that is to hold it
+        #[arg(long)]
+        to: Site,
+        /// For the ledger
+        #[arg(long)]
+        reason: String,
+        /// Do not compare with the epoch and revision seen just now
+        #[arg(long)]
+        unconditional: bool,
+    },
+    /// Abort the move of a ticket
+    Abort {
+        ticket: Id,
+        #[arg(long)]
+        reason: String,
+    },
+    /// Stop automatic moves of a ticket for a time; its holder keeps renewing
+    Freeze {
+        ticket: Id,
+        /// How long, as 30m or 2h
+        #[arg(long = "for", value_name = "DURATION", value_parser = parse_duration)]
+        length: Duration,
+        #[arg(long)]
+        reason: String,
+    },
+    /// Allow automatic moves of a ticket again
+    Unfreeze {
+        ticket: Id,
+        #[arg(long)]
+        reason: String,
+    },
+    /// Confirm the move that a ticket in mode `confirm` waits for
+    Confirm {
+        ticket: Id,
+        /// Epoch of the waiting move; default: the one that waits now
+        #[arg(long)]
+        epoch: Option<Epoch>,
+    },
+    /// Alarms, most urgent first
+    Alarms {
+        /// Also those that are normal
+        #[arg(long)]
+        all: bool,
+    },
+    /// Acknowledge an alarm
+    Ack {
+        alarm: String,
+        #[arg(long)]
+        note: Option<String>,
+    },
+    /// Put an alarm on the shelf for a time
+    Shelve {
+        alarm: String,
+        /// How long, as 30m or 2h
+        #[arg(long = "for", value_name = "DURATION", value_parser = parse_duration)]
+        length: Duration,
+        #[arg(long)]
+        reason: String,
+    },
+    /// Take an alarm from the shelf
+    Unshelve {
+        alarm: String,
+        #[arg(long)]
+        reason: String,
+    },
+    /// Texts of incidents on the public page
+    #[command(subcommand)]
+    Incident(Incident),
+    /// Planned work on the public calendar
+    #[command(subcommand)]
+    Work(work::Work),
+    /// Publications of the public page
+    #[command(subcommand)]
+    Snapshot(snapshot::Snapshot),
+    /// Services and open incidents
+    Services,
+    /// The collector that answers: leader, contacts, log
+    Status,
+    /// Print completions for a shell
+    Completions { shell: clap_complete::Shell },
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Incident {
+    /// Publish a text
+    Update {
+        incident: String,
+        #[command(flatten)]
+        text: IncidentText,
+        /// When the reader will hear more, as 30m
+        #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
+        next_update: Option<Duration>,
+    },
+    /// Close it with a text
+    Resolve {
+        incident: String,
+        #[command(flatten)]
+        text: IncidentText,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(super) struct IncidentText {
+    /// Text in one language, as en='...'; once per language
+    #[arg(long = "text", value_name = "LANG=TEXT", required = true, value_parser = parse_text)]
+    pub texts: Vec<(String, String)>,
+    /// Language shown where another one is missing
+    #[arg(long, value_name = "LANG")]
+    pub fallback: Option<String>,
+}
+
+pub(super) fn parse_text(argument: &str) -> Result<(String, String), String> {
+    let (language, text) = argument.split_once('=').ok_or("needed: language=text, as en='Working on it'")?;
+    Ok((language.to_owned(), text.to_owned()))
+}
