@@ -3,9 +3,11 @@
 //! Knows: every key, its meaning and its default; finds every fault at once, each with file, line, column and help.
 //! Refuses to know: what rules mean (their sections are handed on whole, with their places).
 
+mod influx;
 mod own;
 mod policy;
 mod read;
+mod value;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -16,8 +18,9 @@ use bcp_core::policy::Policy;
 use bcp_identity::Credentials;
 use bcp_wire::{Id, Site};
 
-pub(crate) use read::parse_duration;
+pub use influx::Influx;
 pub use read::{ConfigError, Fault, Place};
+pub(crate) use value::parse_duration;
 
 /// A checked configuration.
 #[derive(Debug, Clone)]
@@ -33,6 +36,8 @@ pub struct Config {
     pub public: Public,
     /// How long history is kept.
     pub retention: Duration,
+    /// The long-term database; none unless configured.
+    pub influx: Option<Influx>,
     pub policy: Policy,
     /// Checked by `bcp_core::rules`.
     pub rules: Vec<RuleSection>,

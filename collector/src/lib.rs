@@ -12,6 +12,7 @@ pub mod cli;
 pub mod config;
 pub mod ctl;
 pub mod decide;
+pub mod export;
 pub mod ingest;
 pub mod mirror;
 pub mod rules;

@@ -271,9 +271,11 @@ async fn a_full_disk_stops_the_watermark_and_nothing_else_and_heals_by_itself() 
     let ingest = site.ingest().unwrap();
     assert_eq!(through(&ingest), stopped, "the watermark stands: {ingest}");
     assert!(ingest["shed"].as_u64() > Some(0), "{ingest}");
-    let alarms = site.get("/api/v1/alarms").unwrap();
-    let failing = alarms["alarms"].as_array().unwrap().iter().find(|a| a["rule"] == "store-failing").cloned();
-    let failing = failing.unwrap_or_else(|| panic!("no alarm: {alarms}"));
+    let failing = wait_for(READY, || {
+        let alarms = site.get("/api/v1/alarms")?;
+        alarms["alarms"].as_array()?.iter().find(|a| a["rule"] == "store-failing" && a["active"] == true).cloned()
+    })
+    .expect("an alarm");
     assert!(failing["explain"].as_str().unwrap().contains("No space left"), "{failing}");
 
     std::fs::remove_file(disk.inside("filler")).unwrap();

@@ -96,3 +96,29 @@ fn every_fault_is_named_with_its_place() {
     assert_eq!((mode.at.line, mode.at.column), (4, 8));
     assert_eq!(mode.problem, "`always` is none of off, observe, confirm, auto");
 }
+
+#[test]
+fn a_long_term_database_is_off_unless_configured_and_its_faults_are_named() {
+    let with = |name: &str, text: &str| Dir::with(name, &format!("{OWN}\n[influx]\n{text}"), POLICY).load();
+    assert_eq!(Dir::with("influx-off", OWN, POLICY).load().unwrap().influx, None);
+    let config =
+        with("influx", "url = \"http://127.0.0.1:8428/\"\nbucket = \"bcp\"\ntoken_file = \"token\"\n").unwrap();
+    let influx = config.influx.unwrap();
+    assert_eq!(influx.url, "http://127.0.0.1:8428");
+    assert!(influx.token_file.unwrap().ends_with("token"));
+    let faults = |name: &str, text: &str| -> Vec<String> {
+        let Err(ConfigError::Faults(faults)) = with(name, text) else { panic!("{text} must be refused") };
+        faults.into_iter().map(|fault| fault.key).collect()
+    };
+    let keys = faults("influx-clear", "url = \"http://10.0.0.1:8086\"\nbucket = \"b\"\ntoken_file = \"token\"\n");
+    assert_eq!(keys, ["influx.url"], "a token does not travel in clear");
+    let keys = faults("influx-ca", "url = \"https://db:8086\"\nbucket = \"b\"\n");
+    assert_eq!(keys, ["influx.ca"]);
+    let keys =
+        faults("influx-all", "url = \"db:8086\"\ntimeout = \"0s\"\nqueue_mib = 1\nrequest_kib = 0\nbuckt = \"b\"\n");
+    for key in
+        ["influx.url", "influx.bucket", "influx.buckt", "influx.timeout", "influx.queue_mib", "influx.request_kib"]
+    {
+        assert!(keys.iter().any(|found| found == key), "{key} in {keys:?}");
+    }
+}

@@ -10,10 +10,9 @@ use bcp_identity::Credentials;
 use bcp_wire::Site;
 use toml_edit::Item;
 
-use super::read::{
-    ConfigError, Faults, Parsed, Section, Source, duration, host_port, site_map, socket, text, url, word,
-};
-use super::{Config, Control, Listen, Mqtt, Public, policy};
+use super::read::{ConfigError, Faults, Section, Source};
+use super::value::{Parsed, duration, host_port, site_map, socket, text, url, word};
+use super::{Config, Control, Listen, Mqtt, Public, influx, policy};
 
 /// History is kept this long unless told otherwise.
 const DEFAULT_RETENTION: Duration = Duration::from_secs(30 * 86_400);
@@ -45,6 +44,7 @@ fn read(path: &Path, source: &Source, mut root: Section<'_>, faults: &Faults) ->
         section.close();
         retention
     });
+    let influx = root.section("influx").and_then(influx::read);
     let policy_path = root.required("policy", "the policy file, the same on all three sites", text);
     root.close();
     let policy = match policy_path {
@@ -62,6 +62,7 @@ fn read(path: &Path, source: &Source, mut root: Section<'_>, faults: &Faults) ->
             control: control?,
             public: public?,
             retention: retention.unwrap_or(DEFAULT_RETENTION),
+            influx,
             policy: policy.policy,
             rules: policy.rules,
             assets: policy.assets,

@@ -24,6 +24,7 @@ use super::judge::Judge;
 use super::show::Shown;
 use super::view::ViewWriter;
 use super::wall_now;
+use crate::export::Export;
 use crate::ingest::intake::{Intake, LinkHealth};
 use crate::ingest::link::{FromLink, LinkNews, Session};
 use crate::store::Store;
@@ -79,6 +80,8 @@ pub struct Driver {
     pub config: Arc<Config>,
     pub intake: Intake,
     pub store: Arc<Store>,
+    /// The way to the long-term database, where there is one.
+    pub export: Option<Arc<Export>>,
     pub judge: Judge,
     pub session: u64,
     pub links: BTreeMap<Site, Link>,

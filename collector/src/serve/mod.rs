@@ -2,7 +2,7 @@
 //!
 //! Knows: what every agent says, what the rules make of it, what was agreed. Refuses to know: how agreement comes about.
 //!
-//! Tasks, all ended by `run`: the [`driver`]; one [`crate::ingest::link`] per broker; four of [`decide_link`]; the
+//! Tasks, all ended by `run`: the [`driver`]; the [`crate::export::writer`], where there is one; one [`crate::ingest::link`] per broker; four of [`decide_link`]; the
 //! publisher of public pages; the HTTP listener. Threads: the store's sealer.
 //!
 //! Invariants: nothing is shown as good that is not fresh; nothing is acknowledged that is not durable; without decide
@@ -17,16 +17,20 @@ pub mod query;
 pub mod show;
 pub mod view;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use anyhow::Context;
 use bcp_core::rules::Engine;
 use bcp_core::time::Wall;
+use bcp_wire::Id;
 use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
 
 use crate::config::ConfigError;
+use crate::export::writer::Writer;
+use crate::export::{Export, Lines};
 use crate::ingest::intake::Intake;
 use crate::ingest::link::{self, Session};
 use crate::store::Store;
@@ -90,7 +94,7 @@ pub async fn run(config: Arc<Config>, mut shutdown: Shutdown) -> anyhow::Result<
     let publisher = open_publisher(&config)?;
 
     let (news, arrivals) = mpsc::channel(ARRIVALS);
-    let mut tasks = tokio::task::JoinSet::new();
+    let mut tasks = JoinSet::new();
     let mut links = BTreeMap::new();
     for (site, broker) in &config.mqtt.brokers {
         let open = |session| link::build(&config.mqtt, config.site, broker, session);
@@ -101,6 +105,7 @@ pub async fn run(config: Arc<Config>, mut shutdown: Shutdown) -> anyhow::Result<
         tasks.spawn(link::drive((*site, Session::Retained), retained, retained_events, news.clone()));
     }
     drop(news);
+    let export = open_export(&config, &mut tasks).await?;
     let (agreed_out, agreed) = watch::channel(Agreed::default());
     tasks.spawn(decide_link::follow(decide.clone(), Arc::clone(&ledger), agreed_out));
     let (failed_out, failed) = watch::channel(0);
@@ -125,10 +130,13 @@ pub async fn run(config: Arc<Config>, mut shutdown: Shutdown) -> anyhow::Result<
         }
     });
     tracing::info!(site = %config.site, console = %config.listen.console, "serve is up");
+    let mut intake = Intake::new(store.marks());
+    intake.lines = export.is_some().then(|| Lines::new(config.site, measured_assets(&config)));
     let driver = Driver {
         config: Arc::clone(&config),
-        intake: Intake::new(store.marks()),
+        intake,
         store: Arc::clone(&store),
+        export,
         judge: Judge::new(config.site, session, engine),
         session,
         links,
@@ -145,6 +153,22 @@ pub async fn run(config: Arc<Config>, mut shutdown: Shutdown) -> anyhow::Result<
     // The store's thread is joined here, where waiting is allowed.
     let _ = tokio::time::timeout(DRAIN_LIMIT, tokio::task::spawn_blocking(move || drop(store))).await;
     ended
+}
+
+/// The queue and the task that empties it, where a long-term database is configured.
+async fn open_export(config: &Config, tasks: &mut JoinSet<()>) -> anyhow::Result<Option<Arc<Export>>> {
+    let Some(influx) = &config.influx else { return Ok(None) };
+    let (dir, bound) = (config.serve_dir().join("influx"), influx.queue_bytes);
+    let opened = tokio::task::spawn_blocking(move || Export::open(&dir, bound)).await?;
+    let export = opened.context("the queue of the long-term database cannot be used")?;
+    let writer = Writer::new(influx, Arc::clone(&export)).context("the long-term database cannot be used")?;
+    tasks.spawn(writer.run());
+    Ok(Some(export))
+}
+
+/// What each device measures, where the policy says so.
+fn measured_assets(config: &Config) -> HashMap<Id, Id> {
+    config.assets.iter().filter_map(|(asset, section)| Some((section.device.clone()?, asset.clone()))).collect()
 }
 
 type Publisher = crate::web::public::Publisher;

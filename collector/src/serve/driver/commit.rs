@@ -13,7 +13,7 @@ use tokio::task::JoinHandle;
 
 use super::{Driver, Link, Turn};
 use crate::Config;
-use crate::serve::wall_now;
+use crate::export::Lines;
 use crate::store::{Group, JournalError};
 
 /// A group waits at most this long for company.
@@ -43,26 +43,60 @@ pub(super) async fn finished(running: &mut Option<JoinHandle<Committed>>) -> Opt
     }
 }
 
-/// This collector's vote on its own store.
-fn own_alarm(config: &Config, active: bool, explain: String) -> (String, AlarmVote) {
+/// What a collector says of itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Own {
+    Store,
+    Influx,
+}
+
+impl Own {
+    const fn rule(self) -> &'static str {
+        match self {
+            Own::Store => "store-failing",
+            Own::Influx => "influx-failing",
+        }
+    }
+
+    const fn title(self) -> [(&'static str, &'static str); 4] {
+        match self {
+            Own::Store => [
+                ("en", "History is not stored"),
+                ("nl", "Geschiedenis wordt niet opgeslagen"),
+                ("fr", "L'historique n'est pas enregistré"),
+                ("de", "Verlauf wird nicht gespeichert"),
+            ],
+            Own::Influx => [
+                ("en", "Long-term database does not take readings"),
+                ("nl", "Langetermijndatabank neemt geen metingen op"),
+                ("fr", "La base à long terme n'accepte pas les mesures"),
+                ("de", "Langzeitdatenbank nimmt keine Messwerte an"),
+            ],
+        }
+    }
+
+    const fn priority(self) -> Priority {
+        match self {
+            Own::Store => Priority::High,
+            Own::Influx => Priority::Medium,
+        }
+    }
+}
+
+/// This collector's vote on a part of itself: active where there is something to explain.
+pub(super) fn own_alarm(config: &Config, own: Own, explain: Option<String>) -> (String, AlarmVote) {
     let asset = format!("collector-{}", config.site);
-    let title = [
-        ("en", "History is not stored"),
-        ("nl", "Geschiedenis wordt niet opgeslagen"),
-        ("fr", "L'historique n'est pas enregistré"),
-        ("de", "Verlauf wird nicht gespeichert"),
-    ];
     let vote = AlarmVote {
-        active: Some(active),
-        priority: Priority::High,
+        active: Some(explain.is_some()),
+        priority: own.priority(),
         site: Some(config.site),
-        title: BTreeMap::from(title.map(|(language, text)| (language.to_owned(), text.to_owned()))),
-        runbook: Some("monitoring/store-failing.md".to_owned()),
-        explain,
+        title: BTreeMap::from(own.title().map(|(language, text)| (language.to_owned(), text.to_owned()))),
+        runbook: Some(format!("monitoring/{}.md", own.rule())),
+        explain: explain.unwrap_or_default(),
         asset: asset.clone(),
         ..AlarmVote::default()
     };
-    (format!("store-failing/{asset}"), vote)
+    (format!("{}/{asset}", own.rule()), vote)
 }
 
 impl Link {
@@ -123,8 +157,14 @@ impl Driver {
         turn.running_acks.append(&mut turn.acks);
         turn.gathered_since = None;
         let store = Arc::clone(&self.store);
+        let lines = self.intake.lines.as_mut().map(Lines::take).unwrap_or_default();
+        let export = self.export.clone();
         turn.running = Some(tokio::task::spawn_blocking(move || {
             let began = Instant::now();
+            // First: a kill in between sends lines twice and loses none.
+            if let Some(export) = export {
+                export.put(&lines);
+            }
             let done = if group.is_empty() { Ok(()) } else { store.commit(&group) };
             (group, began.elapsed(), done)
         }));
@@ -149,7 +189,6 @@ impl Driver {
                     tracing::info!("the store takes data again");
                     self.shed(turn);
                     self.intake.forget_all_but(self.store.marks());
-                    self.judge.say_own(wall_now(), own_alarm(&self.config, false, String::new()));
                 }
                 group.clear();
                 if self.intake.group.is_empty() {
@@ -163,13 +202,10 @@ impl Driver {
                         "the store takes nothing: {reason}; readings are judged and shown, agents keep them"
                     );
                 }
-                self.judge.say_own(wall_now(), own_alarm(&self.config, true, reason.clone()));
                 turn.store_trouble = Some(reason);
                 turn.retry_at = Some(Instant::now() + COMMIT_RETRY);
                 // What was refused and what gathered since, together: neither is in the store.
-                group.samples.append(&mut self.intake.group.samples);
-                group.marks.append(&mut self.intake.group.marks);
-                self.intake.group = group;
+                self.intake.group.absorb(&mut group);
                 turn.acks.splice(0..0, std::mem::take(&mut turn.running_acks));
                 self.shed(turn);
             }

@@ -11,7 +11,9 @@ use bcp_wire::topic::Leaf;
 use bcp_wire::{Id, Site, Topic};
 use rumqttc::PublishOptions;
 
+use super::commit::{Own, own_alarm};
 use super::{Driver, Link, Turn, mono};
+use crate::export::Export;
 use crate::ingest::intake::LinkHealth;
 use crate::serve::decide_link::Tell;
 use crate::serve::view::{BrokerView, IngestView, LinkState};
@@ -57,6 +59,11 @@ impl Driver {
         turn.sights = checks::sights(policy, &intake.devices(), &holders, now);
         for (service, sight) in &turn.sights {
             judge.step(now, wall, Event::Service { service, status: sight.status });
+        }
+        // Also where all is well: an alarm of the process before this one ends so.
+        judge.say_own(wall, own_alarm(&self.config, Own::Store, turn.store_trouble.clone()));
+        if let Some(export) = &self.export {
+            judge.say_own(wall, own_alarm(&self.config, Own::Influx, export.alarm()));
         }
         let votes = ServiceVotes { observer: self.config.site, session: self.session, services: turn.sights.clone() };
         // A full queue means that the one before is still under way: this one's successor follows in a second.
@@ -122,9 +129,11 @@ impl Driver {
             commit_ms: turn.commit_ms,
             store_trouble: turn.store_trouble.clone(),
             unstored: intake.unstored,
+            mistimed: intake.mistimed,
             unsent_acks: turn.unsent_acks,
             emptied: intake.emptied,
             shed: intake.shed,
+            influx: self.export.as_deref().map(Export::view),
         }
     }
 }

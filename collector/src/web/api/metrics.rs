@@ -15,6 +15,7 @@ use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::{Registry, Unit};
 
 use super::{Api, Refused};
+use crate::export::ExportView;
 use crate::serve::view::{Agreement, LinkState, SharedView, SourceState, View};
 use crate::store::Store;
 
@@ -85,6 +86,7 @@ impl Collector for Live {
         points(&mut out, &view)?;
         sources(&mut out, &view)?;
         ingest(&mut out, &view, &self.store)?;
+        export(&mut out, &view)?;
         agreed(&mut out, &view)
     }
 }
@@ -138,6 +140,20 @@ fn ingest(out: &mut Out<'_>, view: &View, store: &Store) -> Result<(), fmt::Erro
     out.counters("bcp_ingest_duplicates", "Payloads that were there already", one(view.ingest.duplicates))?;
     let refused = view.ingest.refused.iter().map(|(reason, n)| (vec![("reason", reason.clone())], *n));
     out.counters("bcp_ingest_refused", "Payloads that are not the contract's", refused)?;
+    out.counters(
+        "bcp_ingest_shed",
+        "Payloads let go while the store took nothing; their agents send them again",
+        one(view.ingest.shed),
+    )?;
+    out.counters("bcp_ingest_emptied", "Retained states and descriptions taken back", one(view.ingest.emptied))?;
+    let unstored = [("mistimed", view.ingest.mistimed), ("no_room", view.ingest.unstored)];
+    let unstored = unstored.into_iter().map(|(reason, n)| (vec![("reason", reason.to_owned())], n));
+    out.counters("bcp_ingest_samples_not_stored", "Samples shown and not stored", unstored)?;
+    out.counters(
+        "bcp_ingest_unsent_acks",
+        "Acknowledgements that found no room; their payloads come again",
+        one(view.ingest.unsent_acks),
+    )?;
     out.gauges(
         "bcp_ingest_uncommitted",
         "Payloads received and not yet durable",
@@ -147,6 +163,25 @@ fn ingest(out: &mut Out<'_>, view: &View, store: &Store) -> Result<(), fmt::Erro
     out.gauges("bcp_store_head_samples", "Samples in memory", gauge(stats.head_samples))?;
     out.counters("bcp_store_damaged", "Stored rows that could not be read", one(stats.damaged))?;
     out.counters("bcp_store_stalls", "Commits that waited for the sealer", one(stats.stalls))
+}
+
+/// The long-term database; nothing where there is none.
+fn export(out: &mut Out<'_>, view: &View) -> Result<(), fmt::Error> {
+    let influx = view.ingest.influx.iter();
+    let one = |read: fn(&ExportView) -> u64| influx.clone().map(move |export| (Vec::new(), read(export)));
+    let gauge = |read: fn(&ExportView) -> f64| influx.clone().map(move |export| (Vec::new(), read(export)));
+    out.gauges("bcp_influx_up", "1 while lines are taken", gauge(|e| f64::from(u8::from(e.trouble.is_none()))))?;
+    out.gauges("bcp_influx_queue_bytes", "Bytes that wait on the disk", gauge(|e| e.queue_bytes as f64))?;
+    out.gauges("bcp_influx_queue_lines", "Lines that wait", gauge(|e| e.queue_lines as f64))?;
+    out.counters("bcp_influx_lines", "Lines written", one(|e| e.written))?;
+    out.counters("bcp_influx_requests", "Requests sent", one(|e| e.requests))?;
+    out.counters("bcp_influx_splits", "Requests made smaller after a refusal", one(|e| e.splits))?;
+    out.counters("bcp_influx_quarantined", "Lines refused for good, kept in a file", one(|e| e.quarantined))?;
+    out.counters("bcp_influx_dropped", "Lines dropped: the queue was full or its disk refused", one(|e| e.dropped))?;
+    let failures = influx
+        .clone()
+        .flat_map(|export| export.failures.iter().map(|(reason, n)| (vec![("reason", (*reason).to_owned())], *n)));
+    out.counters("bcp_influx_failures", "Requests that were not taken", failures)
 }
 
 fn agreed(out: &mut Out<'_>, view: &View) -> Result<(), fmt::Error> {
