@@ -12,6 +12,8 @@ use std::ops::RangeInclusive;
 use bcp_wire::presence::AgentRef;
 use bcp_wire::{Batch, Id, PointName, Quality, Site, Value};
 
+type Field<'a> = (&'a PointName, Option<&'a Value>, Quality);
+
 /// Lines of one site's agents, gathered until they are queued.
 #[derive(Debug)]
 pub struct Lines {
@@ -33,7 +35,7 @@ impl Lines {
         if agent.site != self.site {
             return;
         }
-        let mut rows: BTreeMap<i64, Vec<(&PointName, Option<&Value>, Quality)>> = BTreeMap::new();
+        let mut rows: BTreeMap<i64, Vec<Field<'_>>> = BTreeMap::new();
         for (name, t, value, quality) in batch.readings().filter(|(_, t, ..)| times.contains(t)) {
             rows.entry(t).or_default().push((name, value, quality));
         }

@@ -152,7 +152,7 @@ impl Writer {
 
     /// Delivers every line, or sets it aside. Returns when none of them is left.
     async fn deliver(&mut self, lines: &[u8]) {
-        let mut todo = vec![0..lines.len()];
+        let mut todo: Vec<Range<usize>> = std::iter::once(0..lines.len()).collect();
         while let Some(part) = todo.pop() {
             // A size that was refused lately is not tried again with every request.
             if part.len() > self.size.now
@@ -317,7 +317,8 @@ mod tests {
     #[test]
     fn halving_ends_with_each_line_alone() {
         let text = b"a\nbbbbbbbbbbbbbbbbbbbbbb\nc\nd\n";
-        let (mut todo, mut found) = (vec![0..text.len()], Vec::new());
+        let mut todo: Vec<Range<usize>> = std::iter::once(0..text.len()).collect();
+        let mut found = Vec::new();
         while let Some(part) = todo.pop() {
             match middle_line(&text[part.clone()]) {
                 Some(middle) => push_halves(&mut todo, part, middle),
