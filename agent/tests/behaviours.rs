@@ -5,15 +5,15 @@
 #![allow(clippy::unwrap_used)]
 
 mod support {
+    pub mod agent_process;
+    pub mod modbus_server;
     pub mod process;
 }
 
-use std::io::{Read, Write};
-use std::net::{TcpListener, TcpStream};
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::net::TcpStream;
+use std::process::Stdio;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bcp_agent::config;
@@ -23,6 +23,8 @@ use bcp_agent::source::Clock;
 use bcp_agent::source::tasks::Sources;
 use bcp_agent::spool::{Class, Key, Opened, Record, Spool, SpoolConfig};
 use bcp_wire::BadReason;
+use support::agent_process::{Agent, free_tcp_port, meter};
+use support::modbus_server::{Asked, server};
 use support::process::{Peer, command, installed, scratch, wait_for};
 use tokio::sync::{mpsc, watch};
 
@@ -31,113 +33,6 @@ const T0: i64 = 1_790_000_000_000;
 fn record(seq: u64, class: Class, t_ms: i64) -> Record {
     let payload = format!("{{\"s\":{seq},\"fill\":\"{}\"}}", "x".repeat(500)).into_bytes();
     Record { key: Key { incarnation: 1, seq }, class, device: "ups-a1".parse().unwrap(), t_ms, samples: 20, payload }
-}
-
-/// A Modbus device that answers every read of registers, and counts its connections.
-fn modbus_device() -> (u16, Arc<AtomicUsize>) {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let port = listener.local_addr().unwrap().port();
-    let connections = Arc::new(AtomicUsize::new(0));
-    let counted = Arc::clone(&connections);
-    std::thread::spawn(move || {
-        while let Ok((stream, _)) = listener.accept() {
-            counted.fetch_add(1, Ordering::SeqCst);
-            std::thread::spawn(move || answer_reads(stream));
-        }
-    });
-    (port, connections)
-}
-
-fn answer_reads(mut stream: TcpStream) {
-    let mut request = [0; 12];
-    while stream.read_exact(&mut request).is_ok() {
-        let bytes = u16::from_be_bytes([request[10], request[11]]) * 2;
-        let mut answer = request[..4].to_vec();
-        answer.extend((bytes + 3).to_be_bytes());
-        answer.extend([request[6], request[7], u8::try_from(bytes).unwrap()]);
-        answer.resize(answer.len() + usize::from(bytes), 0);
-        if stream.write_all(&answer).is_err() {
-            return;
-        }
-    }
-}
-
-/// The agent as a process.
-struct Agent {
-    child: Child,
-    dir: PathBuf,
-    status: u16,
-}
-
-impl Agent {
-    fn config(dir: &Path, status: u16, rest: &str) -> String {
-        format!(
-            "site = \"a\"\nagent = \"gw-a\"\nstate_dir = \"{}/state\"\nprofiles_dir = \"{}\"\n\
-             status_listen = \"127.0.0.1:{status}\"\n{rest}",
-            dir.display(),
-            dir.display()
-        )
-    }
-
-    fn start(name: &str, rest: &str) -> Agent {
-        let dir = scratch(name);
-        std::fs::create_dir_all(dir.join("test")).unwrap();
-        std::fs::write(
-            dir.join("test/meter.toml"),
-            "format = 1\ntitle = \"Meter\"\nkind = \"meter\"\nsources = [\"this test\"]\n[modbus]\n\
-             [[point]]\nname = \"meter.frequency\"\nread = \"input:0\"\ntype = \"u16\"\n",
-        )
-        .unwrap();
-        let status = free_tcp_port();
-        std::fs::write(dir.join("agent.toml"), Agent::config(&dir, status, rest)).unwrap();
-        Agent { child: Agent::spawn(&dir), dir, status }
-    }
-
-    fn spawn(dir: &Path) -> Child {
-        Command::new(env!("CARGO_BIN_EXE_bcp-agent"))
-            .args(["run", "--config"])
-            .arg(dir.join("agent.toml"))
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(std::fs::OpenOptions::new().create(true).append(true).open(dir.join("log")).unwrap())
-            .spawn()
-            .unwrap()
-    }
-
-    fn log(&self) -> String {
-        std::fs::read_to_string(self.dir.join("log")).unwrap()
-    }
-
-    /// `GET /status`, by hand: the test needs no client for it.
-    fn status(&self) -> Option<serde_json::Value> {
-        let mut stream = TcpStream::connect(("127.0.0.1", self.status)).ok()?;
-        stream.set_read_timeout(Some(Duration::from_secs(2))).ok()?;
-        stream.write_all(b"GET /status HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").ok()?;
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).ok()?;
-        serde_json::from_str(answer.split_once("\r\n\r\n")?.1).ok()
-    }
-
-    fn device(&self, id: &str) -> Option<serde_json::Value> {
-        self.status()?["devices"].as_array()?.iter().find(|device| device["id"] == id).cloned()
-    }
-
-    fn signal(&self, name: &str) {
-        let sent = Command::new("kill").arg(name).arg(self.child.id().to_string()).status().unwrap();
-        assert!(sent.success());
-    }
-}
-
-impl Drop for Agent {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-        let _ = std::fs::remove_dir_all(&self.dir);
-    }
-}
-
-fn free_tcp_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
 async fn broker(name: &str, port: u16) -> Option<Peer> {
@@ -159,16 +54,9 @@ async fn broker(name: &str, port: u16) -> Option<Peer> {
     Some(peer)
 }
 
-fn meter(id: &str, port: u16, interval: &str) -> String {
-    format!(
-        "[[device]]\nid = \"{id}\"\nprofile = \"test/meter\"\ninterval = \"{interval}\"\n\
-         modbus = {{ address = \"127.0.0.1:{port}\", timeout = \"500ms\" }}\n"
-    )
-}
-
 /// 14: a day without a broker costs bounded memory and disk, and what was dropped is told exactly.
 #[test]
-fn a_day_without_a_broker_stays_within_its_bounds() {
+fn behaviour_14_a_day_without_a_broker_stays_within_its_bounds() {
     const COUNT: u64 = 86_400;
     let dir = scratch("away");
     let config: SpoolConfig = toml::from_str("max_bytes = 8388608\nmax_age = \"12h\"").unwrap();
@@ -193,9 +81,9 @@ fn a_day_without_a_broker_stays_within_its_bounds() {
 
 /// 16: after a `kill -9`, everything that had a number is there, or was never sent.
 #[tokio::test]
-async fn a_killed_agent_goes_on_without_a_hole() {
+async fn behaviour_16_a_killed_agent_goes_on_without_a_hole() {
     let broker_port = free_tcp_port();
-    let (port, _) = modbus_device();
+    let (port, _) = server(Asked::right);
     let rest = format!("[mqtt]\nbroker = \"127.0.0.1:{broker_port}\"\n{}", meter("meter-1", port, "100ms"));
     let mut agent = Agent::start("killed", &rest);
     let spooled = |agent: &Agent| agent.status().and_then(|s| s["delivery"]["spool"]["payloads"].as_u64()).unwrap_or(0);
@@ -217,8 +105,8 @@ async fn a_killed_agent_goes_on_without_a_hole() {
 
 /// 17: garbage in the spool, and a spool that cannot be, are told and survived.
 #[tokio::test]
-async fn a_damaged_spool_does_not_keep_the_agent_from_starting() {
-    let (port, _) = modbus_device();
+async fn behaviour_17_a_damaged_spool_does_not_keep_the_agent_from_starting() {
+    let (port, _) = server(Asked::right);
     let rest = format!("[mqtt]\nbroker = \"127.0.0.1:{}\"\n{}", free_tcp_port(), meter("meter-1", port, "100ms"));
     let mut agent = Agent::start("damaged", &rest);
     wait_for("a segment", async || agent.status().is_some_and(|s| s["delivery"]["spool"]["payloads"] != 0)).await;
@@ -245,7 +133,7 @@ async fn a_damaged_spool_does_not_keep_the_agent_from_starting() {
 
 /// 18: a full spool drops data before events, and counts what it drops.
 #[test]
-fn a_full_spool_keeps_events_longest() {
+fn behaviour_18_a_full_spool_keeps_events_longest() {
     let dir = scratch("full");
     let config: SpoolConfig = toml::from_str("max_bytes = 1048576\nsegment_bytes = 65536").unwrap();
     let mut spool = Spool::open(&dir, config, 0).spool;
@@ -265,8 +153,8 @@ fn a_full_spool_keeps_events_longest() {
 
 /// 21: a step of the wall clock moves no poll, and its samples are marked.
 #[tokio::test]
-async fn a_clock_step_marks_samples_and_moves_no_poll() {
-    let (port, _) = modbus_device();
+async fn behaviour_21_a_clock_step_marks_samples_and_moves_no_poll() {
+    let (port, _) = server(Asked::right);
     let dir = scratch("step");
     std::fs::create_dir_all(dir.join("test")).unwrap();
     let profile = "format = 1\ntitle = \"Meter\"\nkind = \"meter\"\nsources = [\"this test\"]\n[modbus]\n\
@@ -311,9 +199,9 @@ async fn a_clock_step_marks_samples_and_moves_no_poll() {
 
 /// 22: a reload touches only what changed; a faulty file changes nothing and is told with every fault.
 #[tokio::test]
-async fn a_reload_touches_only_what_changed() {
-    let (same, same_connections) = modbus_device();
-    let (other, _) = modbus_device();
+async fn behaviour_22_a_reload_touches_only_what_changed() {
+    let (same, same_seen) = server(Asked::right);
+    let (other, _) = server(Asked::right);
     let broker = free_tcp_port();
     let mqtt = format!("[mqtt]\nbroker = \"127.0.0.1:{broker}\"\n");
     let before = format!("{mqtt}{}{}", meter("meter-1", same, "100ms"), meter("meter-2", other, "100ms"));
@@ -328,7 +216,7 @@ async fn a_reload_touches_only_what_changed() {
     wait_for("the new device", async || polls("meter-3") > 3).await;
     assert!(agent.device("meter-2").is_none(), "what is gone is shown no more");
     assert!(polls("meter-1") > kept, "its count goes on");
-    assert_eq!(same_connections.load(Ordering::SeqCst), 1, "its connection was not touched");
+    assert_eq!(same_seen.connections.load(Ordering::SeqCst), 1, "its connection was not touched");
     assert!(agent.log().contains("1 added, 1 removed, 0 changed, 1 untouched"), "{}", agent.log());
 
     let faulty = after.replace("200ms", "5 lightyears").replace("test/meter", "test/metre");
@@ -344,8 +232,8 @@ async fn a_reload_touches_only_what_changed() {
 
 /// 22: what only a start can set is refused by name, and nothing else of that file is taken over.
 #[tokio::test]
-async fn a_reload_refuses_what_only_a_start_can_set() {
-    let (port, _) = modbus_device();
+async fn behaviour_22_a_reload_refuses_what_only_a_start_can_set() {
+    let (port, _) = server(Asked::right);
     let rest = format!("[mqtt]\nbroker = \"127.0.0.1:{}\"\n{}", free_tcp_port(), meter("meter-1", port, "100ms"));
     let agent = Agent::start("fixed", &rest);
     wait_for("the start", async || agent.device("meter-1").is_some()).await;
@@ -363,7 +251,7 @@ async fn commands_are_denied_by_default_and_answered() {
     use rumqttc::{AsyncClient, Event, MqttOptions, Packet, PublishOptions, QoS};
     let broker_port = free_tcp_port();
     let Some(_broker) = broker("commands", broker_port).await else { return };
-    let (port, _) = modbus_device();
+    let (port, _) = server(Asked::right);
     let rest = format!(
         "[mqtt]\nbroker = \"127.0.0.1:{broker_port}\"\n[commands]\nallow = [\"reload\", \"poll-now\"]\n{}",
         meter("meter-1", port, "1h")

@@ -1,14 +1,13 @@
-//! Behaviours 3 to 8 of the running sources, one named test each: from the text of a configuration to what reaches the
+//! Behaviours 3 to 8 and 13 of the running sources, one named test each: from the text of a configuration to what reaches the
 //! publisher, against Modbus servers that say what a test wants.
 #![allow(clippy::unwrap_used, clippy::float_cmp, reason = "a test that cannot go on says so by panicking")]
 
 mod support {
+    pub mod modbus_server;
     pub mod process;
 }
 
 use std::collections::BTreeMap;
-use std::io::{Read, Write};
-use std::net::{TcpListener, TcpStream};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -20,110 +19,12 @@ use bcp_agent::self_stats::{Board, DeviceReport};
 use bcp_agent::source::Clock;
 use bcp_agent::source::tasks::Sources;
 use bcp_wire::{BadReason, Value};
+use support::modbus_server::{Asked, Reply, TEMPTATION, serve_for, server};
 use support::process::scratch;
 use tokio::sync::{mpsc, watch};
 
 /// Longest wait for anything.
 const LIMIT: Duration = Duration::from_secs(60);
-/// Time that a server gives its client to break the rule of one request at a time.
-const TEMPTATION: Duration = Duration::from_millis(5);
-
-/// One request as a server sees it.
-#[derive(Debug, Clone, Copy)]
-struct Asked {
-    unit: u8,
-    address: u16,
-    count: u16,
-    /// Requests of all connections before it.
-    number: usize,
-}
-
-impl Asked {
-    fn covers(self, address: u16) -> bool {
-        (self.address..self.address + self.count).contains(&address)
-    }
-
-    /// Every register holds its own address.
-    fn right(self) -> Reply {
-        Reply::Words((self.address..self.address + self.count).collect())
-    }
-}
-
-enum Reply {
-    Words(Vec<u16>),
-    Exception(u8),
-    Silence,
-}
-
-#[derive(Debug, Default)]
-struct Seen {
-    requests: AtomicUsize,
-    open: AtomicUsize,
-    most_open: AtomicUsize,
-    /// Requests that came before the one before them was answered.
-    overlapping: AtomicUsize,
-}
-
-/// A Modbus TCP server on a port of its own.
-fn server(behave: impl Fn(Asked) -> Reply + Send + Sync + 'static) -> (u16, Arc<Seen>) {
-    serve_for(Duration::ZERO, behave)
-}
-
-/// One that waits `temptation` for a second request before it answers the first.
-fn serve_for(temptation: Duration, behave: impl Fn(Asked) -> Reply + Send + Sync + 'static) -> (u16, Arc<Seen>) {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let port = listener.local_addr().unwrap().port();
-    let (behave, seen) = (Arc::new(behave), Arc::new(Seen::default()));
-    let counters = Arc::clone(&seen);
-    std::thread::spawn(move || {
-        while let Ok((stream, _)) = listener.accept() {
-            let open = counters.open.fetch_add(1, Ordering::SeqCst) + 1;
-            counters.most_open.fetch_max(open, Ordering::SeqCst);
-            let (behave, counters) = (Arc::clone(&behave), Arc::clone(&counters));
-            std::thread::spawn(move || {
-                // It ends when the client goes.
-                let _ = serve(stream, temptation, &*behave, &counters);
-                counters.open.fetch_sub(1, Ordering::SeqCst);
-            });
-        }
-    });
-    (port, seen)
-}
-
-fn serve(
-    mut stream: TcpStream,
-    temptation: Duration,
-    behave: &impl Fn(Asked) -> Reply,
-    seen: &Seen,
-) -> std::io::Result<()> {
-    let mut request = [0; 12];
-    loop {
-        stream.read_exact(&mut request)?;
-        let word = |at: usize| u16::from_be_bytes([request[at], request[at + 1]]);
-        let number = seen.requests.fetch_add(1, Ordering::SeqCst);
-        let asked = Asked { unit: request[6], address: word(8), count: word(10), number };
-        if !temptation.is_zero() {
-            stream.set_read_timeout(Some(temptation))?;
-            let early = stream.peek(&mut [0]).is_ok_and(|bytes| bytes > 0);
-            seen.overlapping.fetch_add(usize::from(early), Ordering::SeqCst);
-            stream.set_read_timeout(None)?;
-        }
-        let pdu = match behave(asked) {
-            Reply::Words(words) => {
-                let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_be_bytes()).collect();
-                [&[request[7], u8::try_from(bytes.len()).unwrap()], bytes.as_slice()].concat()
-            }
-            Reply::Exception(code) => vec![request[7] | 0x80, code],
-            Reply::Silence => continue,
-        };
-        let mut answer = request[..4].to_vec();
-        answer.extend(u16::try_from(pdu.len() + 1).unwrap().to_be_bytes());
-        answer.push(asked.unit);
-        answer.extend(pdu);
-        stream.write_all(&answer)?;
-    }
-}
-
 type Readings = BTreeMap<String, Result<Value, BadReason>>;
 
 /// Sources at work.
@@ -149,7 +50,7 @@ impl Bench {
         for (id, port, unit, interval) in devices {
             text += &format!(
                 "[[device]]\nid = \"{id}\"\nprofile = \"test/pdu\"\ninterval = \"{interval}\"\n\
-                 modbus = {{ address = \"127.0.0.1:{port}\", unit = {unit}, timeout = \"100ms\" }}\n"
+                 modbus = {{ address = \"127.0.0.1:{port}\", unit = {unit}, timeout = \"300ms\" }}\n"
             );
         }
         let config = config::parse("agent.toml", &text).unwrap_or_else(|faults| panic!("{faults}"));
@@ -325,6 +226,40 @@ async fn behaviour_06_one_master_per_bus() {
     bench.end().await;
 }
 
+/// 7: marks of "no value", not-a-number, and what cannot be true are told as such, never as values.
+#[tokio::test]
+async fn behaviour_07_sentinels_nan_ranges_and_steps_are_flagged() {
+    let points = point("outlet.1.current", 0, "type = \"i16\"\nsentinel = [-32768, \"0x7FFF\"]")
+        + &point("outlet.2.current", 1, "type = \"f32\"")
+        + &point("outlet.3.voltage", 3, "scale = 0.1\nrange = [100, 300]")
+        + &point("outlet.4.voltage", 4, "max_step = 10");
+    // Per poll: the five registers, and what is wrong with each of the four points.
+    use BadReason::{Range, Sentinel, Step};
+    let polls: [([u16; 5], [Option<BadReason>; 4]); 8] = [
+        ([5, 0x4120, 0, 2_300, 230], [None; 4]),
+        ([0x8000, 0x7FC0, 0, 3_001, 239], [Some(Sentinel), Some(Sentinel), Some(Range), None]),
+        ([0x7FFF, 0x7F80, 0, 999, 500], [Some(Sentinel), Some(Range), Some(Range), Some(Step)]),
+        ([0xFFFB, 0xFF80, 0, 0, 232], [None, Some(Range), Some(Range), None]),
+        ([0x8000, 0x4120, 0, 0xFFFF, 400], [Some(Sentinel), None, Some(Range), Some(Step)]),
+        ([7, 0xFFFF, 0xFFFF, 3_000, 405], [None, Some(Sentinel), None, None]),
+        ([7, 0x4120, 0, 1_000, 0], [None, None, None, Some(Step)]),
+        ([7, 0x4120, 0, 1_000, 399], [None; 4]),
+    ];
+    let (port, _) = server(move |asked| {
+        let (words, _) = polls[asked.number.min(polls.len() - 1)];
+        let (from, count) = (usize::from(asked.address), usize::from(asked.count));
+        Reply::Words(words[from..from + count].to_vec())
+    });
+    let mut bench = Bench::start("flagged", &points, &[("pdu-1", port, 1, "200ms")]).await;
+    let names = ["outlet.1.current", "outlet.2.current", "outlet.3.voltage", "outlet.4.voltage"];
+    for (number, (_, wrong)) in polls.iter().enumerate() {
+        let readings = bench.next("pdu-1").await;
+        let found = names.map(|name| readings[name].as_ref().err().copied());
+        assert_eq!(&found, wrong, "poll {number}: {readings:?}");
+    }
+    bench.end().await;
+}
+
 /// 8: the registers of one value are of one moment, whatever the limits of a request; so is a live scale with its value.
 #[tokio::test]
 async fn behaviour_08_no_value_is_torn() {
@@ -356,5 +291,45 @@ async fn behaviour_08_no_value_is_torn() {
         }
     }
     assert!(seen.requests.load(Ordering::SeqCst) >= 20 * 10, "many requests a poll, or nothing could be torn");
+    bench.end().await;
+}
+
+/// 13: what is no longer read is never told again. While the device is asked its points are bad, while it is left alone
+/// nothing is said, and `status` says since when there is no good value. (The other end is the collector's.)
+#[tokio::test]
+async fn behaviour_13_an_old_value_is_never_told_as_a_new_one() {
+    let silent = Arc::new(AtomicUsize::new(0));
+    let switch = Arc::clone(&silent);
+    let (port, _) = server(move |asked| match switch.load(Ordering::SeqCst) {
+        0 => asked.right(),
+        _ => Reply::Silence,
+    });
+    let derived = "[[derived]]\nname = \"ups.load\"\nmax = [\"outlet.1.current\"]\n";
+    let mut bench = Bench::start("stale", &(forty() + derived), &[("pdu-1", port, 1, "100ms")]).await;
+    for _ in 0..3 {
+        assert_eq!(bad(&bench.next("pdu-1").await), []);
+    }
+    silent.store(1, Ordering::SeqCst);
+    let mut last_good_ms = None;
+    let began = Instant::now();
+    let mut asked_in_vain = 0;
+    while asked_in_vain < 3 {
+        assert!(began.elapsed() < LIMIT, "{asked_in_vain} polls without an answer");
+        let readings = bench.next("pdu-1").await;
+        let report = bench.report("pdu-1");
+        if bad(&readings).is_empty() && asked_in_vain == 0 {
+            // It was on its way when the device fell silent.
+            last_good_ms = report.last_good_ms;
+            continue;
+        }
+        asked_in_vain += 1;
+        assert_eq!(bad(&readings).len(), readings.len(), "a device that does not answer has a value: {readings:?}");
+        assert!(readings.len() >= 40 && readings.values().all(|value| *value == Err(BadReason::Timeout)));
+        last_good_ms = last_good_ms.or(report.last_good_ms);
+        assert_eq!(report.last_good_ms, last_good_ms, "the last good value stays where it was");
+    }
+    let report = bench.report("pdu-1");
+    assert!(report.last_good_ago_ms.unwrap() > 250, "older than 2.5 intervals: {:?}", report.last_good_ago_ms);
+    assert_eq!((report.reachable.word(), report.error.as_deref()), (Some("no"), Some("timeout")));
     bench.end().await;
 }

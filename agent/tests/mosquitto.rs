@@ -2,196 +2,13 @@
 //! failure.
 #![allow(clippy::unwrap_used)]
 
-use std::collections::BTreeMap;
-use std::net::TcpListener;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::time::Duration;
-
-use bcp_agent::outbound::Outbound;
-use bcp_agent::publish::{PublishError, PublishFigures, Publisher, PublisherSetup, Settings};
-use bcp_agent::spool::SpoolConfig;
-use bcp_wire::topic::Leaf;
-use bcp_wire::{
-    AgentState, AgentStatus, Batch, ClockState, DeviceMeta, Lane, Site, Topic, Value, Watermark, WatermarkMark,
-};
-use rumqttc::{AsyncClient, Event, MqttOptions, Packet, PublishOptions, QoS};
-use tokio::sync::{mpsc, watch};
-use tokio::task::JoinHandle;
-
-const LIMIT: Duration = Duration::from_secs(15);
-
-struct Broker {
-    child: Child,
-    port: u16,
-    dir: PathBuf,
+mod support {
+    pub mod delivery;
 }
 
-impl Broker {
-    fn start(port: Option<u16>) -> Option<Broker> {
-        let program = ["/usr/sbin/mosquitto", "/usr/bin/mosquitto", "/usr/local/sbin/mosquitto"]
-            .into_iter()
-            .find(|path| Path::new(path).exists());
-        let Some(program) = program else {
-            assert!(std::env::var_os("BCP_STRICT").is_none_or(|v| v != "1"), "mosquitto is not installed");
-            println!("SKIPPED: mosquitto is not installed");
-            return None;
-        };
-        let port = port.unwrap_or_else(|| TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port());
-        let dir = scratch("mosquitto");
-        let config = dir.join("mosquitto.conf");
-        std::fs::write(&config, format!("listener {port} 127.0.0.1\nallow_anonymous true\npersistence false\n"))
-            .unwrap();
-        let child =
-            Command::new(program).arg("-c").arg(&config).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
-        Some(Broker { child, port, dir })
-    }
-}
-
-impl Drop for Broker {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-        let _ = std::fs::remove_dir_all(&self.dir);
-    }
-}
-
-fn scratch(name: &str) -> PathBuf {
-    let dir = std::env::temp_dir().join(format!("bcp-{name}-{}-{:08x}", std::process::id(), rand::random::<u32>()));
-    std::fs::create_dir_all(&dir).unwrap();
-    dir
-}
-
-async fn wait_for<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> T {
-    let end = tokio::time::Instant::now() + LIMIT;
-    loop {
-        if let Some(found) = condition() {
-            return found;
-        }
-        assert!(tokio::time::Instant::now() < end, "not within {LIMIT:?}: {what}");
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
-}
-
-/// Stands for the collector: hears everything, commits only when told.
-struct Collector {
-    client: AsyncClient,
-    heard: mpsc::Receiver<(Topic, Vec<u8>)>,
-    task: JoinHandle<()>,
-    seen: BTreeMap<(u64, u64), (Lane, usize)>,
-    states: Vec<AgentState>,
-    metas: Vec<DeviceMeta>,
-}
-
-impl Collector {
-    fn start(port: u16) -> Collector {
-        let mut options = MqttOptions::new("collector", ("127.0.0.1", port));
-        options.set_keep_alive(5);
-        let (client, mut events) = AsyncClient::builder(options).capacity(64).build();
-        let (sender, heard) = mpsc::channel(10_000);
-        let subscriber = client.clone();
-        let task = tokio::spawn(async move {
-            loop {
-                match events.poll().await {
-                    Ok(Event::Incoming(Packet::ConnAck(_))) => {
-                        for filter in Topic::collector_filters(Site::A) {
-                            subscriber.try_subscribe(filter, QoS::AtLeastOnce).unwrap();
-                        }
-                    }
-                    Ok(Event::Incoming(Packet::Publish(message))) => {
-                        let topic = String::from_utf8_lossy(&message.topic).parse().unwrap();
-                        let _ = sender.send((topic, message.payload.to_vec())).await;
-                    }
-                    Ok(_) => {}
-                    Err(_) => tokio::time::sleep(Duration::from_millis(100)).await,
-                }
-            }
-        });
-        Collector { client, heard, task, seen: BTreeMap::new(), states: Vec::new(), metas: Vec::new() }
-    }
-
-    fn listen(&mut self) {
-        while let Ok((topic, payload)) = self.heard.try_recv() {
-            match topic.leaf {
-                Leaf::State => self.states.push(AgentState::from_json(&payload).unwrap()),
-                Leaf::Meta { .. } => self.metas.push(DeviceMeta::from_json(&payload).unwrap()),
-                Leaf::Batch { lane, .. } if lane != Lane::Event => {
-                    let batch = Batch::from_json(&payload).unwrap();
-                    let entry = self.seen.entry((batch.i, batch.s)).or_insert((lane, 0));
-                    entry.1 += 1;
-                }
-                _ => {}
-            }
-        }
-    }
-
-    async fn commit(&self, i: u64, through: u64, holes: Vec<(u64, u64)>) {
-        let mark = Watermark { v: 1, collector: Site::A, marks: vec![WatermarkMark { i, through, holes }] };
-        let topic = "bcp/v1/a/gw-a/ack/a";
-        let payload = serde_json::to_vec(&mark).unwrap();
-        self.client.publish(topic, payload, PublishOptions::at_least_once().retained()).await.unwrap();
-    }
-}
-
-impl Drop for Collector {
-    fn drop(&mut self) {
-        self.task.abort();
-    }
-}
-
-struct Agent {
-    sources: mpsc::Sender<Outbound>,
-    figures: watch::Receiver<PublishFigures>,
-    stop: watch::Sender<bool>,
-    task: JoinHandle<Result<(), PublishError>>,
-    incarnation: u64,
-}
-
-impl Agent {
-    fn start(port: u16, dir: &Path) -> Agent {
-        let mqtt =
-            toml::from_str(&format!("broker = \"127.0.0.1:{port}\"\nresend_after = \"1s\"\nkeep_alive = \"2s\""))
-                .unwrap();
-        let publisher = Publisher::open(
-            PublisherSetup {
-                site: Site::A,
-                agent: "gw-a".parse().unwrap(),
-                state_dir: dir.to_owned(),
-                settings: Settings {
-                    mqtt,
-                    spool: SpoolConfig::default(),
-                    allow: Vec::new(),
-                    config_hash: "00ff".to_owned(),
-                },
-            },
-            watch::channel(ClockState::Unknown).1,
-        );
-        let figures = publisher.figures();
-        let incarnation = publisher.incarnation();
-        let (sources, outbound) = mpsc::channel(64);
-        let (stop, stopping) = watch::channel(false);
-        let task = tokio::spawn(publisher.run(outbound, mpsc::channel(1).0, stopping));
-        Agent { sources, figures, stop, task, incarnation }
-    }
-
-    async fn measure(&self, count: usize) {
-        for n in 0..count {
-            let points = vec![("battery.charge".parse().unwrap(), 0, Ok(Value::Num(n as f64)))];
-            let batch = Outbound::Batch { device: "ups-a1".parse().unwrap(), t_ms: 1_790_000_000_000, points };
-            self.sources.send(batch).await.unwrap();
-        }
-    }
-
-    async fn describe(&self) {
-        let meta = r#"{"v":1,"i":1,"device":"ups-a1","kind":"ups","points":[]}"#;
-        let meta = DeviceMeta::from_json(meta.as_bytes()).unwrap();
-        self.sources.send(Outbound::Meta(Box::new(meta))).await.unwrap();
-    }
-
-    async fn until(&self, what: &str, condition: impl Fn(&PublishFigures) -> bool) {
-        wait_for(what, || condition(&self.figures.borrow()).then_some(())).await;
-    }
-}
+use bcp_agent::publish::PublishError;
+use bcp_wire::{AgentStatus, Lane};
+use support::delivery::{Agent, Broker, Collector, LIMIT, scratch, wait_for};
 
 #[tokio::test]
 async fn a_payload_is_owed_until_the_collector_has_it() {
@@ -273,8 +90,9 @@ async fn a_payload_is_owed_until_the_collector_has_it() {
     std::fs::remove_dir_all(dir).unwrap();
 }
 
+/// 24: two agents with one id.
 #[tokio::test]
-async fn a_second_agent_is_refused_and_the_first_goes_on() {
+async fn behaviour_24_a_second_agent_is_refused_and_the_first_goes_on() {
     let Some(broker) = Broker::start(None) else { return };
     let (first_dir, second_dir) = (scratch("first"), scratch("second"));
     std::fs::write(second_dir.join("incarnation"), "5").unwrap();
@@ -292,7 +110,7 @@ async fn a_second_agent_is_refused_and_the_first_goes_on() {
 }
 
 #[tokio::test]
-async fn two_that_start_at_once_do_not_both_go_on() {
+async fn behaviour_24_two_that_start_at_once_do_not_both_go_on() {
     let Some(broker) = Broker::start(None) else { return };
     let (first_dir, second_dir) = (scratch("first"), scratch("second"));
     std::fs::write(second_dir.join("incarnation"), "5").unwrap();
