@@ -114,7 +114,7 @@ async fn behaviour_19_live_goes_first_and_the_backlog_follows_in_order() {
     let order: Vec<u64> = all(1).map(|arrived| arrived.key.1).collect();
     assert!(order.windows(2).all(|pair| pair[0] < pair[1]), "oldest first: {order:?}");
     assert!(all(2).all(|arrived| arrived.lane == Lane::Data), "what is new is told as now");
-    let (first, last) = (all(1).next().unwrap().at, all(1).last().unwrap().at);
+    let (first, last) = (all(1).next().unwrap().at, all(1).next_back().unwrap().at);
     let least = Duration::from_secs(1) * (BACKLOG as u32) / PER_S * 8 / 10;
     assert!(last - first >= least, "paced: {BACKLOG} in {:?}", last - first);
     // Live payloads did not wait for the backlog's end.
