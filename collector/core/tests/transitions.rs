@@ -288,6 +288,61 @@ fn dependencies_are_granted_first() {
     assert!(hand.told("app was granted") == 1);
 }
 
+/// Both leases end with the same tick; the one that depends is judged first, by its name.
+#[test]
+fn a_lost_site_is_left_in_the_order_of_dependencies() {
+    let with = TicketPolicy { depends_on: vec![hand::id("directory")], ..ticket(TicketKind::ActivePassive) };
+    let mut hand = Hand::new(policy(&[("app", with), ("directory", ticket(TicketKind::ActivePassive))]));
+    hand.pass(500);
+    hand.obey("directory");
+    hand.pass(500);
+    hand.obey("app");
+    assert_eq!((hand.ticket("app").holder, hand.ticket("directory").holder), (Some(Site::A), Some(Site::A)));
+    (hand.there, hand.silent) = (vec![Site::B], vec![Site::A]);
+    hand.pass(11_250);
+    assert_eq!((hand.ticket("app").epoch.counter, hand.ticket("directory").epoch.counter), (1, 2));
+    hand.pass(5_000);
+    hand.obey("directory");
+    hand.pass(5_000);
+    assert_eq!((hand.ticket("app").holder, hand.ticket("app").epoch.counter), (Some(Site::B), 2));
+}
+
+#[test]
+fn who_lifts_the_freeze_of_a_used_up_budget_can_go_on() {
+    let rule = TicketPolicy { move_budget: 1, cooldown_ms: 0, ..ticket(TicketKind::ActivePassive) };
+    let mut hand = Hand::new(policy(&[("rx", rule)]));
+    hand.pass(500);
+    hand.obey("rx");
+    (hand.there, hand.silent) = (vec![Site::B], vec![Site::A]);
+    hand.pass(16_000);
+    hand.obey("rx");
+    (hand.there, hand.silent) = (vec![Site::A, Site::B], vec![]);
+    hand.pass(2_000);
+    hand.obey("rx");
+    (hand.there, hand.silent) = (vec![Site::A], vec![Site::B]);
+    hand.pass(16_000);
+    assert!(hand.ticket("rx").frozen.as_ref().is_some_and(|freeze| freeze.owner == "system"), "{:#?}", hand.story());
+    assert!(hand.command("rx", TicketCommand::Unfreeze { reason: "looked at".into() }));
+    hand.pass(1_000);
+    let ticket = hand.ticket("rx");
+    assert_eq!((&ticket.frozen, ticket.holder), (&None, Some(Site::A)), "{:#?}", hand.story());
+}
+
+#[test]
+fn a_confirmed_move_away_from_a_service_that_is_down_waits_out_a_stop_that_fails() {
+    let rule = TicketPolicy { mode: Mode::Confirm, ..ticket(TicketKind::ActivePassive) };
+    let mut hand = Hand::new(policy(&[("rx", rule)]));
+    hand.pass(500);
+    hand.obey("rx");
+    hand.down = vec![Site::A];
+    hand.pass(30_500);
+    assert!(hand.command("rx", TicketCommand::Confirm { epoch: hand.ticket("rx").epoch }), "{:#?}", hand.story());
+    for _ in 0..3 {
+        hand.report("rx", Site::A, StepOutcome::Failed);
+    }
+    assert_eq!(hand.ticket("rx").moving.as_ref().map(|moving| moving.stage.as_str()), Some("lapsing"));
+}
+
 #[test]
 fn off_and_observe_grant_nothing_by_themselves_but_an_operator_may() {
     for mode in [Mode::Off, Mode::Observe] {

@@ -7,7 +7,7 @@ use bcp_wire::control::Phase;
 use bcp_wire::{Epoch, Id, Site};
 
 use super::decide::{self, Block, Cause, Facts};
-use super::event::{Happened, TicketEvent};
+use super::event::{Happened, SYSTEM, TicketEvent};
 use super::intake::clip;
 use super::saga::Stage;
 use super::ticket::{Freeze, MoveOutcome, Ticket};
@@ -89,8 +89,13 @@ fn carry_out(
         }
         TicketCommand::Unfreeze { reason } => {
             let reason = given(reason)?;
-            if ticket.frozen.take().is_none() {
+            let Some(freeze) = ticket.frozen.take() else {
                 return Err(Refusal::NotFrozen { ticket: facts.id.clone() });
+            };
+            if freeze.owner == SYSTEM {
+                // The page that the freeze was about has reached a human: the count of automatic moves begins anew.
+                // Otherwise the next tick would freeze it again, and nobody could move it for a day.
+                ticket.automatic_moves.clear();
             }
             (ticket.noted, ticket.lapsed) = (None, false);
             ticket.changed();

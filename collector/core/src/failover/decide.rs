@@ -77,6 +77,16 @@ impl Cause {
             | Cause::Undone { .. } => false,
         }
     }
+
+    /// Nothing is left to go on with where it is: a stop that fails is waited out, not called off.
+    #[must_use]
+    pub fn must_leave(&self) -> bool {
+        match self {
+            Cause::SiteLost { .. } | Cause::ServiceDown { .. } => true,
+            Cause::Confirmed { cause, .. } => cause.must_leave(),
+            Cause::FirstGrant | Cause::Resumed | Cause::Operator { .. } | Cause::Undone { .. } => false,
+        }
+    }
 }
 
 impl fmt::Display for Cause {
@@ -362,12 +372,14 @@ fn missing_gates(ticket: &Ticket, site: Site, facts: Facts<'_>) -> Vec<Block> {
         .collect()
 }
 
-/// A dependency is there once it is held and nothing of it moves any more.
+/// A dependency is there once it is held and nothing of it moves any more, at a site that is not lost. It may be judged
+/// later in this very tick: a lease that has run out or an epoch that is closed is not there either.
 fn dependencies(facts: Facts<'_>) -> Vec<Block> {
     let there = |id: &&Id| {
         facts.others.get(*id).is_some_and(|other| {
-            other.phase == Phase::Held
+            progress::stays_held(other, facts.now)
                 && other.moving.is_none()
+                && !other.holder.is_some_and(|site| facts.board.silent(site, facts.now))
                 && other.history.last().is_none_or(|last| last.outcome != MoveOutcome::Stuck)
         })
     };

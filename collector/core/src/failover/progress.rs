@@ -72,6 +72,12 @@ fn expire(ticket: &mut Ticket, scene: Scene<'_>, out: &mut Vec<Happened>) {
     ticket.changed();
 }
 
+/// Held, and nothing ends that with this tick.
+pub(super) fn stays_held(ticket: &Ticket, now: LogTime) -> bool {
+    let lease_runs = ticket.lease.is_none_or(|lease| !lease.expired(now));
+    ticket.phase == Phase::Held && lease_runs && !ticket.holder.is_some_and(|site| all_closed(ticket, site))
+}
+
 /// A planned move whose target never renewed: the copy it came from is still the last writer.
 fn never_began(ticket: &Ticket, moving: &Move) -> bool {
     let planned = matches!(moving.cause, Cause::Operator { .. }) && !moving.compensating;
@@ -135,12 +141,12 @@ fn stopping(ticket: &mut Ticket, mut moving: Move, until: LogTime, scene: Scene<
         return false;
     }
     let reason = refused.unwrap_or_else(|| format!("no stop report from {}", list(&moving.missing())));
-    let automatic = moving.cause.automatic();
-    if !automatic && !moving.compensating && !any_closed(ticket) {
+    let must_leave = moving.cause.must_leave();
+    if !must_leave && !moving.compensating && !any_closed(ticket) {
         cancel_drain(ticket, moving, reason, scene, out);
         return false;
     }
-    if !automatic && !moving.compensating {
+    if !must_leave && !moving.compensating {
         undo(ticket, &mut moving, reason, scene, out);
     }
     lapse(ticket, &mut moving, scene, out);

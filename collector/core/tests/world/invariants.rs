@@ -128,6 +128,12 @@ impl Watch {
                 self.settled_seals.insert((id, *epoch, *site, gate.clone()));
                 *self.seen.entry("covered by time").or_default() += 1;
             }
+            TicketEvent::Unfrozen { .. } if author.starts_with("operator:") => {
+                let freeze = before.failover.tickets.get(&id).and_then(|ticket| ticket.frozen.as_ref());
+                if freeze.is_some_and(|freeze| freeze.owner == "system") {
+                    self.automatic.remove(&id);
+                }
+            }
             TicketEvent::Withheld { .. } => *self.seen.entry("withheld").or_default() += 1,
             TicketEvent::Expired { .. } => *self.seen.entry("expired").or_default() += 1,
             TicketEvent::Compensating { .. } => *self.seen.entry("compensated").or_default() += 1,

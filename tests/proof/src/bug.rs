@@ -1,0 +1,104 @@
+//! Seeded bugs: each is a mistake that an implementation of this design could make.
+//!
+//! None of them is in the shipped path. The shipped core and the shipped gate stay as they are; what they are given, and
+//! what they say, is changed on the way as the mistake would have changed it.
+
+/// What goes wrong on purpose.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Bug {
+    /// The wait covers the lease, but neither the stop nor the drift.
+    MarginZero,
+    /// The holder's deadline counts from the receipt of the answer.
+    LeaseFromReceipt,
+    /// Nobody stops the service of a gate that is dead or paused.
+    NoWarden,
+    /// The epoch is the term of the log.
+    EpochFromTerm,
+    /// A gate that starts takes a whole new lease.
+    RestartLengthensLease,
+    /// A grant takes effect at once.
+    NoWaitOut,
+    /// The lease is not waited out, only what comes after it.
+    WaitOfAcquireAfterOnly,
+    /// The target is asked whether it is fresh when the holder is gone.
+    FreshnessAskedAfter,
+    /// The promotion is ordered with the grant.
+    PromoteBeforeSeal,
+    /// A gate follows an answer of an epoch it has left behind.
+    LowerEpochAccepted,
+    /// A gate forgets that it closed an epoch.
+    ClosedEpochReopened,
+    /// A frozen ticket is not renewed.
+    FreezeEndsRenewals,
+    /// Automatic moves are not counted.
+    BudgetNotCounted,
+    /// A human lifts the freeze of a used-up budget, and the budget stays used up.
+    BudgetNotReset,
+    /// The last word of an observer counts for ever.
+    ExpiredObservationCounted,
+    /// The silence of an observer that has just started counts.
+    FreshObserverCounted,
+    /// Ticks carry the wall clock's time.
+    LogTimeFromWall,
+    /// A node that leads again counts from its own last tick of an older term.
+    ReelectedLeaderCounts,
+    /// Renewals are stamped before the tick's time is added.
+    RenewalStampedBeforeTick,
+    /// A renewal is answered before it is in the log.
+    AnsweredBeforeLogged,
+    /// One stop report of two is taken as a clean release.
+    MissingReportTakenClean,
+    /// A drain stops the service and leaves its epoch open.
+    DrainLeavesOpen,
+    /// The loss action leaves a running step alone.
+    LossLeavesStep,
+    /// One of the other site's gates is not asked.
+    PromiseOfOneMissing,
+    /// Promises to different questions add up.
+    PromisesAddUp,
+    /// A promise does not survive a restart.
+    PromiseForgotten,
+    /// Two votes are not needed: one observer's silence is enough.
+    OneVoteIsEnough,
+    /// A second grant of the same epoch to another site.
+    EpochReused,
+    /// A dependency is not waited for.
+    DependencyIgnored,
+    /// `observe` acts.
+    ObserveActs,
+}
+
+impl Bug {
+    pub const ALL: [Bug; 30] = [
+        Bug::MarginZero,
+        Bug::LeaseFromReceipt,
+        Bug::NoWarden,
+        Bug::EpochFromTerm,
+        Bug::RestartLengthensLease,
+        Bug::NoWaitOut,
+        Bug::WaitOfAcquireAfterOnly,
+        Bug::FreshnessAskedAfter,
+        Bug::PromoteBeforeSeal,
+        Bug::LowerEpochAccepted,
+        Bug::ClosedEpochReopened,
+        Bug::FreezeEndsRenewals,
+        Bug::BudgetNotCounted,
+        Bug::BudgetNotReset,
+        Bug::ExpiredObservationCounted,
+        Bug::FreshObserverCounted,
+        Bug::LogTimeFromWall,
+        Bug::ReelectedLeaderCounts,
+        Bug::RenewalStampedBeforeTick,
+        Bug::AnsweredBeforeLogged,
+        Bug::MissingReportTakenClean,
+        Bug::DrainLeavesOpen,
+        Bug::LossLeavesStep,
+        Bug::PromiseOfOneMissing,
+        Bug::PromisesAddUp,
+        Bug::PromiseForgotten,
+        Bug::OneVoteIsEnough,
+        Bug::EpochReused,
+        Bug::DependencyIgnored,
+        Bug::ObserveActs,
+    ];
+}
