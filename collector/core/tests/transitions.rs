@@ -343,6 +343,24 @@ fn a_confirmed_move_away_from_a_service_that_is_down_waits_out_a_stop_that_fails
     assert_eq!(hand.ticket("rx").moving.as_ref().map(|moving| moving.stage.as_str()), Some("lapsing"));
 }
 
+/// Free, down, its standby stale, its gates there: two things are held back at once, and each is said once.
+#[test]
+fn observe_does_not_fill_the_ledger() {
+    let mut hand = reach(State::Held);
+    hand.in_sync = false;
+    hand.pass(1_000);
+    let rule = TicketPolicy { mode: Mode::Observe, ..ticket(TicketKind::ActivePassive) };
+    hand.tick(250, vec![bcp_core::replica::Item::Policy(Box::new(policy(&[("rx", rule)])))]);
+    happen(&mut hand, Event::Closes(Site::A));
+    hand.down = vec![Site::A];
+    hand.pass(45_000);
+    assert_eq!(hand.ticket("rx").phase, Phase::Free);
+    let before = hand.told("rx would have moved") + hand.told("rx was not moved");
+    assert!((1..=2).contains(&before), "{:#?}", hand.story());
+    hand.pass(120_000);
+    assert_eq!(hand.told("rx would have moved") + hand.told("rx was not moved"), before, "{:#?}", hand.story());
+}
+
 #[test]
 fn off_and_observe_grant_nothing_by_themselves_but_an_operator_may() {
     for mode in [Mode::Off, Mode::Observe] {

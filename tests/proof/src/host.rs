@@ -79,16 +79,43 @@ impl Play {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Note {
     /// The record on disk is another one.
-    Stored { ticket: Id, before: Box<Record>, after: Box<Record> },
+    Stored {
+        ticket: Id,
+        before: Box<Record>,
+        after: Box<Record>,
+    },
     /// The lease now ends at this moment of the gate's clock. `nonce`: of the answer that said so.
-    Extended { ticket: Id, epoch: Epoch, deadline: BootMs, nonce: Option<u64>, sent: BootMs },
-    Began { ticket: Id, order: StepOrder },
-    Ended { ticket: Id, order: StepOrder, outcome: StepOutcome },
+    Extended {
+        ticket: Id,
+        epoch: Epoch,
+        deadline: BootMs,
+        nonce: Option<u64>,
+        sent: BootMs,
+    },
+    Began {
+        ticket: Id,
+        order: StepOrder,
+    },
+    Ended {
+        ticket: Id,
+        order: StepOrder,
+        outcome: StepOutcome,
+    },
     /// A promise was given that holds until then (real time, at the slowest clock).
-    Promised { ticket: Id, epoch: Epoch, until: u64 },
+    Promised {
+        ticket: Id,
+        epoch: Epoch,
+        until: u64,
+    },
     /// A new life: what the file said of the lease, and what the machine makes of it.
-    Started { ticket: Id, found: Option<BootMs>, taken: Option<BootMs> },
-    ServiceStopped { ticket: Id },
+    Started {
+        ticket: Id,
+        found: Option<BootMs>,
+        taken: Option<BootMs>,
+    },
+    ServiceStopped {
+        ticket: Id,
+    },
 }
 
 /// One ticket's gate.
@@ -127,6 +154,8 @@ pub struct Host {
     pub disk_full: bool,
     /// Every stop takes as long as it may.
     pub slow_stops: bool,
+    /// What a step takes, where it is not a matter of chance.
+    pub step_takes_ms: Option<u64>,
     pub posts: BTreeMap<Id, Post>,
     peers: BTreeSet<Peer>,
     pub timing: Timing,
@@ -164,6 +193,7 @@ impl Host {
             paused: false,
             disk_full: false,
             slow_stops: false,
+            step_takes_ms: None,
             posts: BTreeMap::new(),
             peers,
             timing,
@@ -275,7 +305,9 @@ impl Host {
             play.wishes.notes.push(Note::Started { ticket: id, found, taken });
             post.machine = Some(machine);
         }
-        self.next_sync = now;
+        // Gates do not ask in step.
+        let after = play.dice.as_mut().map_or(0, |dice| dice.below(self.timing.renew_ms));
+        self.next_sync = now + after;
     }
 
     pub fn power_off(&mut self) {
@@ -484,7 +516,8 @@ impl Host {
                         if order.kind == StepKind::Promote {
                             post.running = Some(order.epoch);
                         }
-                        let takes = play.dice.as_mut().map_or(STEP_MS, |dice| 50 + dice.below(900));
+                        let by_chance = play.dice.as_mut().map_or(STEP_MS, |dice| 50 + dice.below(900));
+                        let takes = self.step_takes_ms.unwrap_or(by_chance);
                         play.wishes.notes.push(Note::Began { ticket: id.clone(), order: order.clone() });
                         post.step = Some(Running { order, ends: now + takes });
                     }

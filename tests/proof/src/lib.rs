@@ -7,6 +7,7 @@
 
 pub mod bug;
 pub mod dice;
+pub mod drill;
 pub mod host;
 pub mod invariants;
 pub mod model;

@@ -136,7 +136,11 @@ impl Failover {
                 acts.push(Act::Isolate(site));
                 acts.extend(site.others().iter().map(|other| Act::CutOneWay(site, *other)));
             }
-            acts.push(if world.deciders[crate::world::at(site)].up { Act::StopDecider(site) } else { Act::StartDecider(site) });
+            acts.push(if world.deciders[crate::world::at(site)].up {
+                Act::StopDecider(site)
+            } else {
+                Act::StartDecider(site)
+            });
         }
         if any_cut {
             acts.push(Act::Heal);
@@ -155,7 +159,14 @@ impl Failover {
             acts.extend([Act::KillAgent(site), Act::HoldRequest(site), Act::HoldAnswer(site)]);
             acts.push(if host.paused { Act::Resume(site) } else { Act::Pause(site) });
         }
-        acts.extend([Act::ChangeLeader, Act::StallLeader, Act::Move(Site::B), Act::Move(Site::A), Act::Abort, Act::Freeze]);
+        acts.extend([
+            Act::ChangeLeader,
+            Act::StallLeader,
+            Act::Move(Site::B),
+            Act::Move(Site::A),
+            Act::Abort,
+            Act::Freeze,
+        ]);
         if !world.held.is_empty() {
             acts.extend([Act::Release, Act::Repeat]);
         }
@@ -179,8 +190,8 @@ fn happen(world: &mut World, act: Act) {
         Act::StartDecider(site) => world.start_decider(site),
         Act::ChangeLeader => world.change_leader(),
         Act::StallLeader => world.stalled_until = world.now() + 2_000,
-        Act::HoldRequest(site) => world.hold.extend(gate_of(world, site).map(|n| (n, false))),
-        Act::HoldAnswer(site) => world.hold.extend(gate_of(world, site).map(|n| (n, true))),
+        Act::HoldRequest(site) => world.hold_back(gate_of(world, site).unwrap_or(0), false),
+        Act::HoldAnswer(site) => world.hold_back(gate_of(world, site).unwrap_or(0), true),
         Act::Release => world.release(0, false),
         Act::Repeat => world.release(0, true),
         Act::Move(to) => {
@@ -257,9 +268,7 @@ impl Model for Failover {
         all.push(Property::sometimes("the other side takes over", |_, state: &State| {
             state.world.active(&rx()) == [Site::B]
         }));
-        all.push(Property::sometimes("the failsafe keeps a service", |_, state: &State| {
-            state.world.failsafe_used
-        }));
+        all.push(Property::sometimes("the failsafe keeps a service", |_, state: &State| state.world.failsafe_used));
         all.push(Property::sometimes("the loss action stops a service", |_, state: &State| state.world.stops > 0));
         all
     }

@@ -34,7 +34,8 @@ pub struct Outcome {
 
 /// The policy of a seed: every kind comes up.
 fn setting(dice: &mut Dice) -> Policy {
-    let timing = [Timing::METRO, Timing::METRO, Timing::WIDE, Timing::FAST][usize::try_from(dice.below(4)).unwrap_or(0)];
+    let timing =
+        [Timing::METRO, Timing::METRO, Timing::WIDE, Timing::FAST][usize::try_from(dice.below(4)).unwrap_or(0)];
     let base = if dice.percent(40) { two_gates() } else { passive() };
     let rpo = if dice.percent(75) { Rpo::Zero } else { Rpo::Availability };
     let cooldown_ms = if dice.percent(50) { 0 } else { 3_600_000 };
@@ -159,7 +160,7 @@ fn trouble(world: &mut World, dice: &mut Dice, (site, serving): (Site, Site), re
             format!("delay up to {} ms", world.max_delay_ms)
         }
         3 => {
-            world.hold.insert((gate, dice.percent(50)));
+            world.hold_back(gate, dice.percent(50));
             format!("hold back a message of gate {gate}")
         }
         4 => {

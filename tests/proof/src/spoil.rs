@@ -1,10 +1,10 @@
 //! What a seeded bug changes on the way between the shipped core, the shipped gates and the wires.
 
 use bcp_core::failover::saga::{Stage, StepState, step_key};
-use bcp_core::failover::{TicketEvent, ticket::Ticket};
+use bcp_core::failover::{TicketCommand, TicketEvent, ticket::Ticket};
 use bcp_core::ledger::{LedgerEntry, LedgerEvent};
 use bcp_core::policy::{Mode, Policy, Timing};
-use bcp_core::replica::{Item, Replica, Tick};
+use bcp_core::replica::{CommandVerb, Item, OperatorCommand, Replica, Tick};
 use bcp_core::time::LogTime;
 use bcp_wire::control::{GateSync, Phase, StepKind, StepOrder, StepOutcome, TicketAnswer};
 use bcp_wire::{Epoch, Site};
@@ -109,6 +109,19 @@ fn before(replica: &mut Replica, tick: &mut Tick, policy: &mut Policy, bug: Bug)
                 }
             }
         }
+        // The freeze goes, the count stays.
+        Bug::BudgetNotReset => tick.items.retain(|item| match item {
+            Item::Command(OperatorCommand {
+                verb: CommandVerb::Ticket { ticket, command: TicketCommand::Unfreeze { .. } },
+                ..
+            }) => {
+                if let Some(ticket) = replica.failover.tickets.get_mut(ticket) {
+                    ticket.frozen = None;
+                }
+                false
+            }
+            _ => true,
+        }),
         Bug::MissingReportTakenClean => {
             for ticket in replica.failover.tickets.values_mut() {
                 take_as_clean(ticket);
@@ -166,12 +179,6 @@ fn after(replica: &mut Replica, old: &Replica, events: &[TicketEvent], policy: &
                 if let Some(lease) = ticket.lease.as_mut() {
                     let at = lease.renewed.plus(timing.acquire_after_ms);
                     (lease.expires, lease.clear) = (at, at);
-                }
-            }
-            Bug::BudgetNotReset => {
-                let lifted = events.iter().any(|event| matches!(event, TicketEvent::Unfrozen { ticket, .. } if ticket == id));
-                if let Some(before) = before.filter(|_| lifted) {
-                    ticket.automatic_moves.clone_from(&before.automatic_moves);
                 }
             }
             _ => {}

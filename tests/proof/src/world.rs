@@ -5,15 +5,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use bcp_agent::gate::machine::Event;
 use bcp_core::failover::{Observation, Sight, Ticket, TicketCommand};
 use bcp_core::ledger::LedgerEntry;
-use bcp_core::policy::{
-    LossPolicy, Mode, MoveWhen, Policy, Rpo, ServicePolicy, TicketKind, TicketPolicy, Timing,
-};
+use bcp_core::policy::{LossPolicy, Mode, MoveWhen, Policy, Rpo, ServicePolicy, TicketKind, TicketPolicy, Timing};
 use bcp_core::replica::{CommandResult, CommandVerb, Item, OperatorCommand, Replica, Tick};
 use bcp_core::status::{ServiceSight, ServiceStatus, ServiceVotes};
 use bcp_core::time::Wall;
-use bcp_agent::gate::machine::Event;
 use bcp_wire::control::{PromiseAnswer, PromiseAsk, PromiseVerdict, TicketAnswer};
 use bcp_wire::{Id, Site};
 
@@ -117,6 +115,8 @@ pub struct Decider {
     /// Frozen (SIGSTOP): says and hears nothing; knows afterwards that it was.
     pub frozen: bool,
     pub serve_up: bool,
+    /// Takes part in the log, but its observations do not get through.
+    pub mute: bool,
     /// Of its clock, in parts per thousand.
     pub rate: u64,
     started: u64,
@@ -154,8 +154,8 @@ pub struct World {
     /// The leader proposes nothing until then.
     pub stalled_until: u64,
     pub wall_offset_ms: i64,
-    /// The next message of this gate (request, answer) is held back.
-    pub hold: BTreeSet<(usize, bool)>,
+    /// The next message from this gate (false) or to it (true) is held back, with all its copies. Since when.
+    pub hold: BTreeMap<(usize, bool), Option<u64>>,
     pub held: Vec<Message>,
     pub journal: Option<Journal>,
     /// Ends of services that ran, for "nothing stopped".
@@ -171,12 +171,19 @@ pub struct World {
     whole_since: u64,
     commands: u64,
     sessions: u64,
+    /// The last question about promises of each gate.
+    asked: BTreeMap<(usize, Id), u64>,
 }
 
 impl Clone for World {
     fn clone(&self) -> World {
         World {
-            play: Play { now: self.play.now, dice: self.play.dice.clone(), bug: self.play.bug, wishes: Wishes::default() },
+            play: Play {
+                now: self.play.now,
+                dice: self.play.dice.clone(),
+                bug: self.play.bug,
+                wishes: Wishes::default(),
+            },
             step_ms: self.step_ms,
             policy: self.policy.clone(),
             believed: self.believed.clone(),
@@ -207,6 +214,7 @@ impl Clone for World {
             whole_since: self.whole_since,
             commands: self.commands,
             sessions: self.sessions,
+            asked: self.asked.clone(),
         }
     }
 }
@@ -233,6 +241,7 @@ impl World {
             up: true,
             frozen: false,
             serve_up: true,
+            mute: false,
             rate: 1_000,
             started: 0,
             session: 0,
@@ -256,7 +265,7 @@ impl World {
             max_delay_ms: 0,
             stalled_until: 0,
             wall_offset_ms: 0,
-            hold: BTreeSet::new(),
+            hold: BTreeMap::new(),
             held: Vec::new(),
             journal: None,
             stops: 0,
@@ -271,7 +280,26 @@ impl World {
             whole_since: 0,
             commands: 0,
             sessions: 0,
+            asked: BTreeMap::new(),
         }
+    }
+
+    /// A world that is written down, in which `rx` is active at a and its standby is in sync.
+    #[must_use]
+    pub fn settled(policy: Policy, step_ms: u64, seed: u64, bug: Option<Bug>) -> World {
+        let mut world = World::new(policy, step_ms, Some(seed), bug);
+        world.journal = Some(Journal { keep_ticks: true, ..Journal::default() });
+        world.max_delay_ms = 40;
+        world.run_until(60_000, |world| world.active(&rx()) == [Site::A] && world.in_sync() == Some(true));
+        // Deciders have listened for a whole period, moves have come to rest.
+        world.run(15_000);
+        world
+    }
+
+    /// What is latched about the standby.
+    #[must_use]
+    pub fn in_sync(&self) -> Option<bool> {
+        self.ticket()?.latch.as_ref()?.in_sync
     }
 
     #[must_use]
@@ -297,7 +325,9 @@ impl World {
 
     #[must_use]
     pub fn told(&self, part: &str) -> usize {
-        self.journal.as_ref().map_or(0, |journal| journal.entries.iter().filter(|entry| entry.text.contains(part)).count())
+        self.journal
+            .as_ref()
+            .map_or(0, |journal| journal.entries.iter().filter(|entry| entry.text.contains(part)).count())
     }
 
     #[must_use]
@@ -497,7 +527,7 @@ impl World {
 
     fn observe(&mut self) {
         for observer in Site::ALL {
-            if !self.decides(observer) {
+            if !self.decides(observer) || self.deciders[at(observer)].mute {
                 continue;
             }
             let sights: BTreeMap<Site, Sight> =
@@ -548,9 +578,17 @@ impl World {
     fn send(&mut self, message: Message) {
         if let Some(gate) = message.gate(&self.hosts) {
             let answer = matches!(message, Message::Answer { .. } | Message::Promise { .. });
-            if self.hold.remove(&(gate, answer)) {
-                self.held.push(message);
-                return;
+            let now = self.now();
+            match self.hold.get_mut(&(gate, answer)) {
+                Some(since) if since.is_none_or(|since| since == now) => {
+                    *since = Some(now);
+                    self.held.push(message);
+                    return;
+                }
+                Some(_) => {
+                    self.hold.remove(&(gate, answer));
+                }
+                None => {}
             }
         }
         let now = self.now();
@@ -565,6 +603,11 @@ impl World {
                 self.queue.push((at, message.clone()));
             }
         }
+    }
+
+    /// Holds back the next message from a gate, or to it.
+    pub fn hold_back(&mut self, gate: usize, answer: bool) {
+        self.hold.insert((gate, answer), None);
     }
 
     /// A message that was held back arrives after all; `again`: and will once more.
@@ -592,7 +635,8 @@ impl World {
 
     fn deliver(&mut self) {
         let now = self.now();
-        let (due, later): (Vec<_>, Vec<_>) = std::mem::take(&mut self.queue).into_iter().partition(|(at, _)| *at <= now);
+        let (due, later): (Vec<_>, Vec<_>) =
+            std::mem::take(&mut self.queue).into_iter().partition(|(at, _)| *at <= now);
         self.queue = later;
         for (_, message) in due {
             match message {
@@ -634,7 +678,7 @@ impl World {
         let peer = (self.hosts[from].site, self.hosts[from].gate.clone());
         let mut nonce = answer.nonce;
         if self.play.bug == Some(Bug::PromisesAddUp)
-            && let Some((_, _, asked)) = self.play.wishes.asks.iter().rev().find(|(ticket, ..)| *ticket == answer.ticket)
+            && let Some(asked) = self.asked.get(&(to, answer.ticket.clone()))
         {
             nonce = *asked;
         }
@@ -659,9 +703,6 @@ impl World {
                     self.failsafe_used = true;
                     *self.seen.entry("failsafe used").or_default() += 1;
                 }
-                Note::Ended { outcome: bcp_wire::control::StepOutcome::Rejected, .. } => {
-                    *self.seen.entry("gate rejected").or_default() += 1;
-                }
                 _ => {}
             }
             if let Note::Began { ticket, order } = note {
@@ -679,9 +720,9 @@ impl World {
             };
             self.invariants.note(&seen);
         }
-        let keep = self.play.bug == Some(Bug::PromisesAddUp);
         let asks = std::mem::take(&mut self.play.wishes.asks);
         for (ticket, epoch, nonce) in &asks {
+            self.asked.insert((n, ticket.clone()), *nonce);
             let (site, gate) = (self.hosts[n].site, self.hosts[n].gate.clone());
             for to in 0..self.hosts.len() {
                 let peer = (self.hosts[to].site, self.hosts[to].gate.clone());
@@ -691,9 +732,6 @@ impl World {
                     self.send(Message::Ask { to, from: n, ask });
                 }
             }
-        }
-        if keep {
-            self.play.wishes.asks = asks;
         }
     }
 
@@ -717,19 +755,24 @@ impl World {
     /// Never: a hasher takes every text.
     pub fn digest(&self, out: &mut impl std::fmt::Write) {
         let agreed = &self.replica;
-        let parts = write!(out, "{:?}{:?}{:?}{:?}", agreed.failover.tickets, agreed.failover.board, agreed.term, agreed.log_time)
-            .and_then(|()| write!(out, "{:?}{:?}{:?}", self.hosts, self.deciders, self.invariants))
-            .and_then(|()| write!(out, "{:?}{:?}{:?}{:?}", self.cut, self.leader, self.hold, self.held))
-            .and_then(|()| write!(out, "{:?}{:?}{:?}", self.queue, self.inbox, self.acknowledged))
-            .and_then(|()| write!(out, "{:?}{:?}{:?}", self.last_tick, self.no_leader_since, self.stalled_until))
-            .and_then(|()| write!(out, "{:?}{:?}{}", self.play.now, self.play.wishes, self.stops > 0));
+        let parts = write!(
+            out,
+            "{:?}{:?}{:?}{:?}",
+            agreed.failover.tickets, agreed.failover.board, agreed.term, agreed.log_time
+        )
+        .and_then(|()| write!(out, "{:?}{:?}{:?}", self.hosts, self.deciders, self.invariants))
+        .and_then(|()| write!(out, "{:?}{:?}{:?}{:?}", self.cut, self.leader, self.hold, self.held))
+        .and_then(|()| write!(out, "{:?}{:?}{:?}", self.queue, self.inbox, self.acknowledged))
+        .and_then(|()| write!(out, "{:?}{:?}{:?}", self.last_tick, self.no_leader_since, self.stalled_until))
+        .and_then(|()| write!(out, "{:?}{:?}{}", self.play.now, self.play.wishes, self.stops > 0));
         debug_assert!(parts.is_ok(), "a hasher takes every text");
     }
 
     // The log.
 
     fn quorum(&self, leader: Site) -> bool {
-        self.decides(leader) && leader.others().iter().any(|other| self.decides(*other) && self.both_ways(leader, *other))
+        self.decides(leader)
+            && leader.others().iter().any(|other| self.decides(*other) && self.both_ways(leader, *other))
     }
 
     fn lead(&mut self) {
@@ -830,7 +873,9 @@ impl World {
     }
 
     fn answer(&mut self, leader: Site, sync: &bcp_wire::control::GateSync, replica: &Replica) {
-        let Some(to) = self.hosts.iter().position(|host| host.site == sync.site && host.gate == sync.gate) else { return };
+        let Some(to) = self.hosts.iter().position(|host| host.site == sync.site && host.gate == sync.gate) else {
+            return;
+        };
         let mut tickets = replica.failover.answer(sync.site, &sync.gate, sync);
         spoil::answers(&mut tickets, sync, replica, self.play.bug);
         let ways = Site::ALL
@@ -857,6 +902,7 @@ impl World {
                 }
                 E::Withheld { .. } => "withheld",
                 E::Expired { .. } => "expired",
+                E::StepFailed { outcome: bcp_wire::control::StepOutcome::Rejected, .. } => "gate rejected",
                 E::Compensating { .. } => "compensated",
                 E::MoveStuck { .. } => "stuck",
                 _ => continue,

@@ -34,6 +34,9 @@ pub const RESUME_FORGET_MS: u64 = 600_000;
 /// Other reasons for the same inaction are noted this much later: a gate that flaps fills no ledger.
 pub const NOTE_AGAIN_MS: u64 = 60_000;
 
+/// Begins the note of a grant that only mode observe held back.
+const RESUME_NOTE: &str = "would resume";
+
 /// Why a ticket was granted or moved.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
@@ -221,7 +224,9 @@ fn first_grant(ticket: &mut Ticket, facts: Facts<'_>, out: &mut Vec<Happened>) {
 /// The ticket goes back to the site that had it: no other copy was active since, so this is no move.
 fn resume(ticket: &mut Ticket, site: Site, facts: Facts<'_>, out: &mut Vec<Happened>) {
     let due = facts.now >= ticket.resume_after && facts.rule.sites.contains(&site);
-    if !due || !may_start_at(ticket, site, facts) {
+    // In mode observe, what the rules would do about a cause is the news; told in turns they would fill the ledger.
+    let other_news = ticket.noted.as_ref().is_some_and(|note| !note.starts_with(RESUME_NOTE));
+    if !due || !may_start_at(ticket, site, facts) || (facts.rule.mode == Mode::Observe && other_news) {
         return;
     }
     begin_by_mode(ticket, site, Cause::Resumed, facts, out);
@@ -399,9 +404,12 @@ fn withhold(ticket: &mut Ticket, cause: Cause, blocks: &[Block], facts: Facts<'_
 }
 
 fn would(ticket: &mut Ticket, to: Site, cause: Cause, facts: Facts<'_>, out: &mut Vec<Happened>) {
-    let note = format!("would move to {to}: {cause}");
+    let note = match cause {
+        Cause::Resumed => format!("{RESUME_NOTE} at {to}"),
+        _ => format!("would move to {to}: {cause}"),
+    };
     if ticket.noted.as_ref() != Some(&note) {
-        ticket.noted = Some(note);
+        (ticket.noted, ticket.noted_at) = (Some(note), facts.now);
         out.push(system(TicketEvent::WouldMove { ticket: facts.id.clone(), to, epoch: ticket.epoch, cause }));
     }
 }
@@ -430,8 +438,8 @@ fn ask(ticket: &mut Ticket, to: Site, cause: Cause, facts: Facts<'_>, out: &mut 
 /// No cause any more: a question to a human is taken back.
 fn withdraw(ticket: &mut Ticket, facts: Facts<'_>, out: &mut Vec<Happened>) {
     ticket.lapsed = false;
-    let withheld = ticket.noted.as_ref().is_some_and(|note| note.starts_with("withheld"));
-    if withheld && facts.now.since(ticket.noted_at) >= NOTE_AGAIN_MS {
+    let of_a_cause = ticket.noted.as_ref().is_some_and(|note| !note.starts_with(RESUME_NOTE));
+    if of_a_cause && facts.now.since(ticket.noted_at) >= NOTE_AGAIN_MS {
         ticket.noted = None;
     }
     if let Some(pending) = ticket.pending.take() {

@@ -17,9 +17,8 @@ impl Invariant for EpochsGrow {
 
     fn tick(&mut self, seen: &Applied<'_>) -> Verdict {
         for (id, ticket) in &seen.after.failover.tickets {
-            let granted = seen
-                .ticket_events()
-                .any(|event| matches!(event, TicketEvent::Granted { ticket, .. } if ticket == id));
+            let granted =
+                seen.ticket_events().any(|event| matches!(event, TicketEvent::Granted { ticket, .. } if ticket == id));
             let before = self.highest.insert(id.clone(), ticket.epoch).unwrap_or(Epoch::NONE);
             if ticket.epoch < before || (granted && ticket.epoch == before) {
                 return Err(format!("{id}: epoch {} follows {before}", ticket.epoch));

@@ -69,7 +69,9 @@ impl Invariant for WaitedOut {
                         let real_ms = seen.now.saturating_sub(known.real_ms);
                         let short = log_ms < known.wait_ms || real_ms * 1_010 < known.wait_ms * 1_000;
                         if short && !self.released.contains(&(ticket.clone(), known.epoch)) {
-                            return Err(format!("{ticket} in effect at {holder} {log_ms} ms of log time, {real_ms} ms after {site}"));
+                            return Err(format!(
+                                "{ticket} in effect at {holder} {log_ms} ms of log time, {real_ms} ms after {site}"
+                            ));
                         }
                     }
                 }

@@ -35,9 +35,10 @@ impl Invariant for SyncIsTrue {
         let Some(post) = seen.host.posts.get(ticket).filter(|post| post.carries_data) else { return Ok(()) };
         let acknowledged = seen.acknowledged.get(ticket).copied().unwrap_or(0);
         match order.kind {
-            StepKind::Promote if zero && done && post.copy.position < acknowledged => {
-                Err(format!("{} was promoted at {}, acknowledged up to {acknowledged}", seen.host.gate, post.copy.position))
-            }
+            StepKind::Promote if zero && done && post.copy.position < acknowledged => Err(format!(
+                "{} was promoted at {}, acknowledged up to {acknowledged}",
+                seen.host.gate, post.copy.position
+            )),
             _ => Ok(()),
         }
     }

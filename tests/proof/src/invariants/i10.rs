@@ -22,7 +22,9 @@ impl Invariant for SealedFirst {
     fn tick(&mut self, seen: &Applied<'_>) -> Verdict {
         for event in seen.ticket_events() {
             match event {
-                TicketEvent::CoveredByTime { ticket, epoch, .. } if self.effective.contains(&(ticket.clone(), *epoch)) => {
+                TicketEvent::CoveredByTime { ticket, epoch, .. }
+                    if self.effective.contains(&(ticket.clone(), *epoch)) =>
+                {
                     return Err(format!("{ticket}: a seal of {epoch} was covered after it took effect"));
                 }
                 TicketEvent::Effective { ticket, epoch, .. } => {

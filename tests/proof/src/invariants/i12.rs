@@ -16,7 +16,10 @@ impl Invariant for DependenciesFirst {
         for event in seen.ticket_events() {
             let TicketEvent::Granted { ticket, cause, .. } = event else { continue };
             // A move that is undone goes back whatever else happened meanwhile.
-            if matches!(cause, Cause::Undone { .. } | Cause::Operator { .. } | Cause::ServiceDown { .. } | Cause::Confirmed { .. }) {
+            if matches!(
+                cause,
+                Cause::Undone { .. } | Cause::Operator { .. } | Cause::ServiceDown { .. } | Cause::Confirmed { .. }
+            ) {
                 continue;
             }
             let depends_on = seen.policy.tickets.get(ticket).map(|rule| rule.depends_on.clone()).unwrap_or_default();

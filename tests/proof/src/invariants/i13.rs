@@ -34,7 +34,8 @@ impl FrozenStays {
                 _ => false,
             });
             let after = seen.after.failover.tickets.get(id).and_then(|ticket| ticket.lease);
-            let refreshed = after.is_some_and(|after| after.epoch != lease.epoch || after.renewed >= seen.after.log_time);
+            let refreshed =
+                after.is_some_and(|after| after.epoch != lease.epoch || after.renewed >= seen.after.log_time);
             if asked && !refreshed {
                 return Err(format!("{id} is frozen, and its holder's renewal did not count"));
             }

@@ -13,9 +13,12 @@ use crate::host::Note;
 /// As many requests as a gate has in flight, and more.
 const KEPT: usize = 64;
 
+/// Nonces whose renewal of an epoch of a ticket was applied.
+type Logged = VecDeque<(u64, Id, Epoch)>;
+
 #[derive(Debug, Clone, Default)]
 pub struct LeaseByRight {
-    logged: BTreeMap<(Site, Id), VecDeque<(u64, Id, Epoch)>>,
+    logged: BTreeMap<(Site, Id), Logged>,
     promised: BTreeMap<(Site, Id, Id), (Epoch, u64)>,
 }
 
@@ -96,6 +99,15 @@ impl Invariant for LeaseByRight {
     fn moment(&mut self, seen: &Moment<'_>) -> Verdict {
         for host in seen.hosts {
             for (id, post) in &host.posts {
+                let key = (host.site, host.gate.clone(), id.clone());
+                if let Some((epoch, until)) = self.promised.get(&key).filter(|(_, until)| seen.now < *until)
+                    && host.agent_runs()
+                    && !host.paused
+                    && !host.disk_full
+                    && post.disk.promise.is_none()
+                {
+                    return Err(format!("{} forgot its promise about {epoch} until {until}", host.gate));
+                }
                 let Some(epoch) = post.running.filter(|_| host.runs(id, seen.now)) else { continue };
                 let leased = post.file.is_some_and(|file| seen.now <= host.real_of(file.deadline));
                 let overdue = |file: bcp_agent::gate::machine::FoundDeadline| {
@@ -103,7 +115,10 @@ impl Invariant for LeaseByRight {
                 };
                 let stopping = post.stop.is_some() || post.warden.is_some();
                 let late = post.file.is_none_or(overdue) && !stopping;
-                if !leased && late && !post.machine.as_ref().is_some_and(|machine| machine.figures().doing.starts_with("stopping")) {
+                if !leased
+                    && late
+                    && !post.machine.as_ref().is_some_and(|machine| machine.figures().doing.starts_with("stopping"))
+                {
                     return Err(format!("{} runs {epoch} without a lease", host.gate));
                 }
             }

@@ -15,7 +15,9 @@ impl Invariant for ObserveOnly {
     fn tick(&mut self, seen: &Applied<'_>) -> Verdict {
         for event in seen.ticket_events() {
             let (ticket, cause) = match event {
-                TicketEvent::Granted { ticket, cause, .. } | TicketEvent::DrainStarted { ticket, cause, .. } => (ticket, cause),
+                TicketEvent::Granted { ticket, cause, .. } | TicketEvent::DrainStarted { ticket, cause, .. } => {
+                    (ticket, cause)
+                }
                 _ => continue,
             };
             let observed = seen.policy.tickets.get(ticket).is_some_and(|rule| rule.mode == Mode::Observe);

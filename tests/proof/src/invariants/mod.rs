@@ -1,4 +1,4 @@
-//! What must hold at every step, one file each, numbered as in ARCHITECTURE.md.
+//! What must hold at every step, one file each. I18 (the target keeps its minimum) waits for a minimum to be configurable.
 //!
 //! They judge what the log agreed, what gates stored and did, and what really runs; they ask neither the core nor the gate
 //! for its opinion.
@@ -171,15 +171,24 @@ macro_rules! each {
 
 impl Invariants {
     pub fn tick(&mut self, seen: &Applied<'_>) {
-        each!(self, tick, seen, i01, i02, i03, i04, i05, i06, i07, i08, i09, i10, i11, i12, i13, i14, i15, i16, i17, i19, i20, i21);
+        each!(
+            self, tick, seen, i01, i02, i03, i04, i05, i06, i07, i08, i09, i10, i11, i12, i13, i14, i15, i16, i17, i19,
+            i20, i21
+        );
     }
 
     pub fn note(&mut self, seen: &Noted<'_>) {
-        each!(self, note, seen, i01, i02, i03, i04, i05, i06, i07, i08, i09, i10, i11, i12, i13, i14, i15, i16, i17, i19, i20, i21);
+        each!(
+            self, note, seen, i01, i02, i03, i04, i05, i06, i07, i08, i09, i10, i11, i12, i13, i14, i15, i16, i17, i19,
+            i20, i21
+        );
     }
 
     pub fn moment(&mut self, seen: &Moment<'_>) {
-        each!(self, moment, seen, i01, i02, i03, i04, i05, i06, i07, i08, i09, i10, i11, i12, i13, i14, i15, i16, i17, i19, i20, i21);
+        each!(
+            self, moment, seen, i01, i02, i03, i04, i05, i06, i07, i08, i09, i10, i11, i12, i13, i14, i15, i16, i17,
+            i19, i20, i21
+        );
     }
 
     /// The model forgets the ledger; its chain is checked in the simulation.
