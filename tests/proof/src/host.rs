@@ -135,7 +135,8 @@ pub struct Post {
     pub copy: Copy,
     /// One gate of a site speaks for its copy of the data.
     pub carries_data: bool,
-    pending: VecDeque<Event>,
+    /// What waits while nobody can take it, each with the nonce of its answer.
+    pending: VecDeque<(Event, Option<u64>)>,
     /// Outcome forced on a step, to play faults.
     pub force: BTreeMap<StepKind, StepOutcome>,
 }
@@ -442,7 +443,7 @@ impl Host {
         if self.paused || post.warden.is_some() {
             // A paused process finds it all when it goes on; time and questions come anew.
             if !matches!(event, Event::Ticked { .. } | Event::PromiseAsked(_)) && post.pending.len() < 64 {
-                post.pending.push_back(event);
+                post.pending.push_back((event, nonce));
             }
             return;
         }
@@ -451,10 +452,10 @@ impl Host {
             && *machine.stored() != post.disk
             && !self.disk_full
         {
-            events.push_front(Event::RecordFound(Box::new(post.disk.clone())));
+            events.push_front((Event::RecordFound(Box::new(post.disk.clone())), None));
         }
-        events.push_back(event);
-        while let Some(event) = events.pop_front() {
+        events.push_back((event, nonce));
+        while let Some((event, nonce)) = events.pop_front() {
             let sent = match &event {
                 Event::Answered { sent, .. } => *sent,
                 _ => clock,
@@ -470,7 +471,7 @@ impl Host {
         id: &Id,
         actions: Vec<Action>,
         (nonce, sent): (Option<u64>, BootMs),
-        follow: &mut VecDeque<Event>,
+        follow: &mut VecDeque<(Event, Option<u64>)>,
         play: &mut Play,
     ) {
         let (now, clock) = (play.now, self.clock(play.now));
@@ -509,9 +510,9 @@ impl Host {
                     let key = order.key.clone();
                     let ended = |outcome| Event::StepEnded { key, outcome, detail: None, took_ms: 0 };
                     if !stored {
-                        follow.push_back(ended(StepOutcome::Failed));
+                        follow.push_back((ended(StepOutcome::Failed), None));
                     } else if deadline.is_some_and(|deadline| clock >= deadline) {
-                        follow.push_back(ended(StepOutcome::Rejected));
+                        follow.push_back((ended(StepOutcome::Rejected), None));
                     } else {
                         if order.kind == StepKind::Promote {
                             post.running = Some(order.epoch);

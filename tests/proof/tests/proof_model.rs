@@ -7,7 +7,7 @@ use stateright::{Checker, Model};
 
 /// `BCP_MODEL=FAULTS,STEPS`, or small bounds.
 fn bounds() -> Bounds {
-    let usual = Bounds { faults: 2, steps: 16 };
+    let usual = Bounds { faults: 1, steps: 24 };
     let Ok(text) = std::env::var("BCP_MODEL") else { return usual };
     match text.split_once(',').map(|(faults, steps)| (faults.parse(), steps.parse())) {
         Some((Ok(faults), Ok(steps))) => Bounds { faults, steps },
