@@ -62,8 +62,6 @@ fn no_invariant_breaks_and_somebody_serves_in_the_end() {
         "clean release",
         "covered by time",
         "failsafe used",
-        "gate rejected",
-        "compensated",
         "leader changed",
         "service stopped",
     ] {
