@@ -9,6 +9,9 @@ use serde::Serialize;
 use super::snapshot::{Keys, LoadError, Snapshot, Standing};
 use super::source::{self, FetchError};
 
+/// While much happens a publication stands for a second or less; so many in a row are overtaken by no other cause.
+const ATTEMPTS: usize = 5;
+
 /// A publication that is what its issuer signed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Verified {
@@ -54,9 +57,15 @@ pub async fn folder(dir: &Path, keys: Keys) -> Result<Verified, VerifyError> {
 pub async fn origin(url: &str, keys: &Keys) -> Result<Verified, VerifyError> {
     let place = || url.trim_end_matches('/').to_owned();
     let client = source::client().map_err(|source| VerifyError::Client { place: place(), source })?;
-    let snapshot = source::fetch_whole(&client, &place(), keys).await;
-    let snapshot = snapshot.map_err(|source| VerifyError::Origin { place: place(), source })?;
-    Ok(verified(&snapshot))
+    let mut attempt = 1;
+    loop {
+        match source::fetch_whole(&client, &place(), keys).await {
+            Ok(snapshot) => return Ok(verified(&snapshot)),
+            // Overtaken by the next publication, its files are gone; what is forged stays forged.
+            Err(_) if attempt < ATTEMPTS => attempt += 1,
+            Err(source) => return Err(VerifyError::Origin { place: place(), source }),
+        }
+    }
 }
 
 fn verified(snapshot: &Snapshot) -> Verified {
