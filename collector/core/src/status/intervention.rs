@@ -223,7 +223,7 @@ impl InterventionEvent {
                 WorkText::Template { key } => format!("Planned work {intervention} updated: {}.", key.as_str()),
                 WorkText::Human { text, .. } => {
                     let text = text.get("en").or_else(|| text.values().next()).cloned().unwrap_or_default();
-                    format!("Planned work {intervention} updated: {text}.")
+                    format!("Planned work {intervention} updated: {}.", text.trim_end_matches('.'))
                 }
             },
             InterventionEvent::Ended { intervention, phase: WorkPhase::Cancelled, .. } => {

@@ -252,7 +252,7 @@ impl IncidentEvent {
             }
             IncidentEvent::Joined { incident, service } => format!("Service {service} joined incident {incident}."),
             IncidentEvent::Updated { incident, update } => {
-                format!("Incident {incident} updated: {}.", update.text.for_operators())
+                format!("Incident {incident} updated: {}.", update.text.for_operators().trim_end_matches('.'))
             }
             IncidentEvent::Resolved { incident, by: Author::Automatic } => {
                 format!("Incident {incident} resolved: its services are up again.")
