@@ -59,13 +59,16 @@ def calendar(lang, works):
 
 
 def statuspage(summary):
-    with tempfile.NamedTemporaryFile("w", suffix=".json", delete=False) as file:
-        json.dump({"bcp": {"name": "bcp", "url": f"{BASE}/api/v2/summary.json"}}, file)
-    os.environ["SERVICES_JSON_PATH"] = file.name
-    from statuspage_prometheus_exporter import service_checker as client
+    service = {"name": "bcp", "url": f"{BASE}/api/v2/summary.json"}
+    with tempfile.TemporaryDirectory() as scratch:
+        # It reads its services from where it is started, and keeps a cache there.
+        os.chdir(scratch)
+        with open("services.json", "w") as file:
+            json.dump({"bcp": service}, file)
+        from statuspage_prometheus_exporter import service_checker as client
 
-    seen = client.check_status_page_service("bcp", {"name": "bcp", "url": f"{BASE}/api/v2/summary.json"})
-    os.unlink(file.name)
+        seen = client.check_status_page_service("bcp", service)
+        os.chdir("/")
     check(seen["success"], "Statuspage client:", seen)
     wanted = {part["name"]: part["status"] for part in summary["components"]}
     check({part["name"]: part["status"] for part in seen["component_metadata"]} == wanted, "components", seen)
