@@ -68,6 +68,7 @@ pub struct TicketConfig {
     pub loss: Loss,
     /// Program and arguments, run once per step.
     pub script: Vec<String>,
+    /// Longest a step may take; `stop` and `verify-stopped` count as one.
     #[serde(default = "default_step_timeout")]
     pub step_timeout: Span,
     #[serde(default)]

@@ -114,12 +114,14 @@ impl Script {
         }
     }
 
-    /// Stops and looks whether it is stopped. Blocks for up to twice `limit`.
+    /// Stops and looks whether it is stopped, both within `limit`: the lease arithmetic counts with one `stop_max`.
+    /// A stop that hangs is killed while there is time left to look, for the service may be stopped all the same.
     #[must_use]
     pub fn stop_and_verify(&self, epoch: Epoch, holder: Option<Site>, limit: Duration) -> Ended {
         let call = |step| Call { step, epoch, holder, deadline: None, params: "{}".to_owned() };
-        let stopped = self.run(&call("stop"), limit);
-        let mut verified = self.run(&call("verify-stopped"), limit);
+        let began = Instant::now();
+        let stopped = self.run(&call("stop"), limit / 4 * 3);
+        let mut verified = self.run(&call("verify-stopped"), limit.saturating_sub(began.elapsed()));
         if !succeeded(verified.outcome) && !succeeded(stopped.outcome) {
             verified.detail = stopped.detail.or(verified.detail);
         }
@@ -259,6 +261,19 @@ mod tests {
         drop(go);
         assert_eq!(child.wait().unwrap().code(), Some(111));
         assert!(!mark.exists());
+    }
+
+    #[test]
+    fn a_stop_that_hangs_leaves_time_to_look() {
+        let limit = Duration::from_secs(4);
+        let stop = |verify: &str| {
+            let text = format!("[ $BCP_STEP = stop ] && exec sleep 60; {verify}");
+            script("hangs", &text).stop_and_verify("1.4".parse().unwrap(), None, limit)
+        };
+        assert_eq!(stop("exit 0").outcome, StepOutcome::Done);
+        let ended = stop("exec sleep 60");
+        assert_eq!((ended.outcome, ended.detail.as_deref()), (StepOutcome::Failed, Some("killed after 3000 ms")));
+        assert!(u128::from(ended.took_ms) < limit.as_millis() / 2, "looking had the rest, not all of it: {ended:?}");
     }
 
     #[test]
