@@ -181,6 +181,7 @@ async fn run(cli: Cli) -> ExitCode {
                 DeviceCommand::Set { point, value } => Order::Set { point, value },
                 DeviceCommand::Clear { point } => Order::Clear { point },
                 DeviceCommand::Event { event } => Order::Event { event },
+                DeviceCommand::Fault { fault } => Order::Fault { fault },
             };
             ask(base, "device", &Addressed { device: name, order }, cli.json).await
         }

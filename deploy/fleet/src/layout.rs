@@ -19,11 +19,14 @@ use ed25519_dalek::SigningKey;
 use ed25519_dalek::pkcs8::{DecodePrivateKey, EncodePrivateKey, spki::der::pem::LineEnding};
 use rand::RngCore;
 
+use crate::devices;
 use crate::ports::BasePort;
 use crate::service::{Service, journal};
 
 /// Name of the operator whose certificate is made.
 pub const OPERATOR: &str = "op-1";
+/// Holds the simulated devices' password of version 3.
+const DEVICE_KEY: &str = "device.key";
 const POLICY: &str = include_str!("../policy.toml");
 
 const RULES: &str = include_str!("../../rules/default.toml");
@@ -126,6 +129,7 @@ impl Layout {
         }
         let keys = self.publishing_keys()?;
         self.certificates()?;
+        self.write(DEVICE_KEY, devices::PASSWORD)?;
         self.write("policy.toml", &format!("{POLICY}\n{}\n{RULES}", self.assets()))?;
         for site in Site::ALL {
             own_dir(&self.site_dir(site))?;

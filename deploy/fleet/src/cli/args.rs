@@ -23,7 +23,8 @@ Examples:
   fleet pause a/host                      freeze one process (SIGSTOP)
   fleet device ups-a1 event mains-fail    the UPS runs on its battery
   fleet device crac-a1 set supply.air.temperature 35
-  fleet device crac-a1 clear              let go of what was set
+  fleet device crac-a1 fault late         its answers come too late; also short, reboot, exception-6 ...
+  fleet device crac-a1 clear              let go of what was set, and of a fault
   fleet --base-port 19000                 a second fleet beside the first";
 
 /// Three sites with collectors, agents, gates, simulated devices and two services, on this machine.
@@ -173,10 +174,13 @@ pub(super) enum DeviceCommand {
         #[arg(allow_hyphen_values = true)]
         value: String,
     },
-    /// Let go of a point, or of all
+    /// Let go of a point, or of all and of a fault
     Clear { point: Option<String> },
     /// UPS: mains-fail, mains-back; cooling unit: stop, start
     Event { event: String },
+    /// late (or late-MS), short, long, half-open, reboot; Modbus: wrong-unit, wrong-function, exception-N, and crc on a
+    /// serial line (meter-w1); SNMP: clock-step, engine-change. `clear` ends those that last
+    Fault { fault: String },
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]

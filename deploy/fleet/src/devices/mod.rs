@@ -1,4 +1,4 @@
-//! Simulated devices: real Modbus TCP and SNMP servers on simple physics.
+//! Simulated devices: real Modbus and SNMP servers on simple physics, that can be given faults.
 //!
 //! Knows: which devices stand at a site, what an event does to one. Refuses to know: agents and collectors; it is asked
 //! like any device.
@@ -6,9 +6,13 @@
 //! Invariant: a pinned point is served as pinned until it is cleared, whatever the physics do.
 
 pub mod ber;
+pub mod engine;
+pub mod fault;
+pub mod inventory;
 pub mod map;
 pub mod modbus;
 pub mod physics;
+mod readings;
 pub mod snmp;
 
 use std::collections::BTreeMap;
@@ -26,121 +30,27 @@ use serde::{Deserialize, Serialize};
 use tokio::net::{TcpListener, UdpSocket};
 
 use crate::ports::{BasePort, Port, loopback};
-use map::{Map, PointValue, SetError, Values};
+use bcp_agent::source::snmp::usm::{AuthProtocol, PrivProtocol, Secret, User};
+use engine::Engine;
+use fault::{Fault, Server, Switch};
+use inventory::profile_text;
+pub use inventory::{Kind, Spec, inventory, site_of};
+use map::{Map, SetError, Values};
 use physics::{Hall, Output};
+use readings::{ALARM_DESCR, ON_BATTERY, fixed_instances, readings};
 
 /// How often the physics advance and sensors see something new.
 const STEP: Duration = Duration::from_millis(250);
 /// Community of the simulated agents; the real thing keeps it in a file.
 pub const COMMUNITY: &str = "public";
+/// User and password of version 3, SHA-256 and AES-128.
+pub const USER: &str = "operator";
+pub const PASSWORD: &str = "simulated-devices-only";
 
-/// What a device is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
-    /// Number of the unit within its hall.
-    Crac(usize),
-    Ups(usize),
-    Meter,
-    Storage,
-}
-
-/// One simulated device.
-#[derive(Debug, Clone)]
-pub struct Spec {
-    pub id: String,
-    pub kind: Kind,
-    pub profile: &'static str,
-    pub port: Port,
-    pub location: String,
-    /// What feeds it, in the topology.
-    pub parent: Option<String>,
-}
-
-impl Spec {
-    /// Kind as the contract names it.
-    #[must_use]
-    pub const fn kind_name(&self) -> &'static str {
-        match self.kind {
-            Kind::Crac(_) => "crac",
-            Kind::Ups(_) => "ups",
-            Kind::Meter => "meter",
-            Kind::Storage => "host",
-        }
-    }
-
-    const fn events(&self) -> &'static [&'static str] {
-        match self.kind {
-            Kind::Crac(_) => &["stop", "start"],
-            Kind::Ups(_) => &["mains-fail", "mains-back"],
-            Kind::Meter | Kind::Storage => &[],
-        }
-    }
-}
-
-fn profile_text(profile: &str) -> &'static str {
-    match profile {
-        "ietf/ups-mib" => include_str!("../../../../firmware-configs/ietf/ups-mib.toml"),
-        "airedale/pco-cooler" => include_str!("../../../../firmware-configs/airedale/pco-cooler.toml"),
-        "eastron/sdm630" => include_str!("../../../../firmware-configs/eastron/sdm630.toml"),
-        "schneider/iem3000" => include_str!("../../../../firmware-configs/schneider/iem3000.toml"),
-        "net-snmp/host" => include_str!("../../../../firmware-configs/net-snmp/host.toml"),
-        _ => "",
-    }
-}
-
-/// The devices of a site.
-#[must_use]
-pub fn inventory(site: Site) -> Vec<Spec> {
-    let (upses, cracs, hall) = match site {
-        Site::A => (2, 2, "a/hall1"),
-        Site::B => (2, 2, "b/hall1"),
-        Site::W => (1, 1, "w/room"),
-    };
-    let meter = format!("meter-{site}1");
-    let mut all = Vec::new();
-    for n in 0..cracs {
-        all.push(Spec {
-            id: format!("crac-{site}{}", n + 1),
-            kind: Kind::Crac(usize::from(n)),
-            profile: "airedale/pco-cooler",
-            port: Port::Device(n),
-            location: hall.to_owned(),
-            parent: None,
-        });
-    }
-    all.push(Spec {
-        id: meter.clone(),
-        kind: Kind::Meter,
-        profile: if matches!(site, Site::B) { "schneider/iem3000" } else { "eastron/sdm630" },
-        port: Port::Device(5),
-        location: hall.to_owned(),
-        parent: None,
-    });
-    for n in 0..upses {
-        all.push(Spec {
-            id: format!("ups-{site}{}", n + 1),
-            kind: Kind::Ups(usize::from(n)),
-            profile: "ietf/ups-mib",
-            port: Port::Device(10 + n),
-            location: hall.to_owned(),
-            parent: Some(meter.clone()),
-        });
-    }
-    all.push(Spec {
-        id: format!("nas-{site}1"),
-        kind: Kind::Storage,
-        profile: "net-snmp/host",
-        port: Port::Device(15),
-        location: hall.to_owned(),
-        parent: Some(format!("ups-{site}1")),
-    });
-    all
-}
-
-/// The site a device stands at, by its name.
-#[must_use]
-pub fn site_of(device: &str) -> Option<Site> {
-    Site::ALL.into_iter().find(|site| inventory(*site).iter().any(|spec| spec.id == device))
+fn user() -> User {
+    let secret = || Secret::new(PASSWORD);
+    let (auth, privacy) = ((AuthProtocol::Sha256, secret()), (PrivProtocol::Aes128, secret()));
+    User::new(USER.to_owned(), String::new(), Some(auth), Some(privacy))
 }
 
 /// An order to the simulator.
@@ -150,6 +60,7 @@ pub enum Order {
     Set { point: String, value: String },
     Clear { point: Option<String> },
     Event { event: String },
+    Fault { fault: String },
 }
 
 /// An order and whom it is for.
@@ -169,6 +80,8 @@ pub enum OrderError {
     Set { device: String, fault: SetError },
     #[error("{device} knows no event {event}; it knows {known}")]
     NoEvent { device: String, event: String, known: String },
+    #[error("{device} cannot have the fault {fault}; it can have {known}")]
+    NoFault { device: String, fault: String, known: String },
 }
 
 #[derive(Debug)]
@@ -178,6 +91,7 @@ struct Device {
     pinned: Values,
     /// What is served now.
     values: Values,
+    switch: Switch,
 }
 
 /// Everything that is simulated at one site.
@@ -199,7 +113,10 @@ impl Simulator {
         let mut devices = BTreeMap::new();
         for spec in inventory(site) {
             let map = Map::read(spec.profile, profile_text(spec.profile))?;
-            devices.insert(spec.id.clone(), Device { spec, map, pinned: Values::new(), values: Values::new() });
+            devices.insert(
+                spec.id.clone(),
+                Device { spec, map, pinned: Values::new(), values: Values::new(), switch: Switch::default() },
+            );
         }
         let mut simulator = Simulator { site, hall, devices };
         simulator.step(0.0, &mut |_| 0.0);
@@ -240,7 +157,20 @@ impl Simulator {
             Order::Clear { point: None } => {
                 let count = device.pinned.len();
                 device.pinned.clear();
-                Ok(format!("{name}: {count} points are free again"))
+                let fault = device.switch.clear().map(|fault| format!(", and it is no longer {fault}"));
+                Ok(format!("{name}: {count} points are free again{}", fault.unwrap_or_default()))
+            }
+            Order::Fault { fault } => {
+                let server = device.spec.server();
+                let Some(fault) = Fault::of(fault, server) else {
+                    let fault = fault.chars().take(32).collect();
+                    return Err(OrderError::NoFault { device: name.clone(), fault, known: fault::known(server) });
+                };
+                device.switch.set(fault);
+                Ok(match fault {
+                    Fault::Reboot | Fault::ClockStep | Fault::EngineChange => format!("{name}: {fault} done"),
+                    _ => format!("{name} is {fault}; `fleet device {name} clear` ends it"),
+                })
             }
             Order::Event { event } => match (device.spec.kind, event.as_str()) {
                 (Kind::Ups(n), "mains-fail" | "mains-back") => {
@@ -271,7 +201,8 @@ impl Simulator {
 
     fn tree(&self, device: &str) -> snmp::Tree {
         let Some(device) = self.devices.get(device) else { return snmp::Tree::new() };
-        let mut tree = fixed_instances(&device.spec, self.hall.elapsed_s);
+        let uptime_s = device.switch.condition().borrow().uptime_s();
+        let mut tree = fixed_instances(&device.spec, self.hall.elapsed_s, uptime_s);
         if let Kind::Ups(n) = device.spec.kind
             && self.hall.upses[n].output() == Output::Battery
         {
@@ -281,190 +212,6 @@ impl Simulator {
         device.map.tree(&device.values, &mut tree);
         tree
     }
-}
-
-fn readings(kind: Kind, hall: &Hall, noise: &mut impl FnMut(f64) -> f64) -> Values {
-    let mut values = Values::new();
-    let mut num = |name: &str, value: f64| drop(values.insert(name.to_owned(), PointValue::Num(value)));
-    match kind {
-        Kind::Ups(n) => ups_readings(&hall.upses[n], &mut num, noise),
-        Kind::Crac(n) => crac_readings(&hall.cracs[n], hall.room, &mut num, noise),
-        Kind::Meter => meter_readings(hall, &mut num, noise),
-        Kind::Storage => storage_readings(hall, &mut num, noise),
-    }
-    let mut word = |name: &str, value: &str| drop(values.insert(name.to_owned(), PointValue::Word(value.to_owned())));
-    match kind {
-        Kind::Ups(n) => {
-            let ups = &hall.upses[n];
-            let source = match ups.output() {
-                Output::Mains => "normal",
-                Output::Battery => "battery",
-                Output::Dead => "none",
-            };
-            word("output.source", source);
-            let battery = match (ups.charge <= 0.0, ups.is_low()) {
-                (true, _) => "depleted",
-                (false, true) => "low",
-                (false, false) => "normal",
-            };
-            word("battery.status", battery);
-        }
-        Kind::Crac(n) => {
-            let fans = if hall.cracs[n].on { "on" } else { "off" };
-            for fan in 1..=4 {
-                word(&format!("fan.{fan}.state"), fans);
-            }
-            word("leak.1.state", "dry");
-            word("airflow.failed", "no");
-            word("critical.alarm", "no");
-        }
-        Kind::Meter | Kind::Storage => {}
-    }
-    values
-}
-
-fn ups_readings(ups: &physics::Ups, num: &mut impl FnMut(&str, f64), noise: &mut impl FnMut(f64) -> f64) {
-    let volts_in = physics::input_voltage(ups);
-    let volts_out = if ups.output() == Output::Dead { 0.0 } else { 230.0 };
-    let per_line = ups.load_w / 3.0;
-    num("battery.charge", ups.charge);
-    // UPS-MIB counts whole minutes that are left: never more than there are.
-    num("battery.runtime", (ups.runtime_s() / 60.0).floor() * 60.0);
-    num("battery.ontime", ups.on_battery_s.floor());
-    num("battery.voltage", 200.0 + 18.0 * ups.charge / 100.0 + noise(0.1));
-    let current = match ups.output() {
-        Output::Battery => -ups.load_w / 210.0,
-        Output::Mains if ups.charge < 100.0 => 5.0,
-        Output::Mains | Output::Dead => 0.0,
-    };
-    num("battery.current", current);
-    num("battery.temperature", 23.0 + noise(0.2));
-    for line in 1..=3 {
-        let jitter = if ups.mains { noise(1.5) } else { 0.0 };
-        num(&format!("input.l{line}.voltage"), volts_in + jitter);
-        num(&format!("input.l{line}.frequency"), if ups.mains { 50.0 + noise(0.03) } else { 0.0 });
-        num(&format!("input.l{line}.current"), if ups.mains { per_line / 0.95 / 230.0 } else { 0.0 });
-        num(&format!("input.l{line}.realpower"), if ups.mains { per_line / 0.95 } else { 0.0 });
-        num(&format!("output.l{line}.voltage"), volts_out);
-        num(&format!("output.l{line}.current"), if volts_out > 0.0 { per_line / 230.0 } else { 0.0 });
-        num(&format!("output.l{line}.realpower"), per_line + if per_line > 0.0 { noise(15.0) } else { 0.0 });
-        num(&format!("output.l{line}.load"), ups.load_percent());
-        num(&format!("bypass.l{line}.voltage"), volts_in + jitter);
-        num(&format!("bypass.l{line}.current"), 0.0);
-        num(&format!("bypass.l{line}.realpower"), 0.0);
-    }
-    num("alarms.present", if ups.output() == Output::Battery { 1.0 } else { 0.0 });
-    num("output.frequency", if volts_out > 0.0 { 50.0 } else { 0.0 });
-    num("bypass.frequency", if ups.mains { 50.0 } else { 0.0 });
-}
-
-fn crac_readings(crac: &physics::Crac, room: f64, num: &mut impl FnMut(&str, f64), noise: &mut impl FnMut(f64) -> f64) {
-    num("supply.air.temperature", crac.supply + noise(0.1));
-    num("return.air.temperature", room + noise(0.1));
-    num("return.air.humidity", 45.0 + noise(0.5));
-    num("supply.air.setpoint", 18.0);
-    num("fan.1.speed", crac.fan_percent());
-    num("valve.1.position", if crac.on { 100.0 * crac.output } else { 0.0 });
-    num("water.supply.temperature", 9.0 + noise(0.1));
-}
-
-fn meter_readings(hall: &Hall, num: &mut impl FnMut(&str, f64), noise: &mut impl FnMut(f64) -> f64) {
-    let total = hall.mains_w() * (1.0 + noise(0.005));
-    let factor = 0.96;
-    for line in 1..=3 {
-        let volts = 230.0 + noise(1.0);
-        num(&format!("meter.l{line}.voltage"), volts);
-        num(&format!("meter.l{line}.current"), total / 3.0 / volts / factor);
-        num(&format!("meter.l{line}.realpower"), total / 3.0);
-        num(&format!("meter.l{line}.powerfactor"), factor);
-    }
-    num("meter.realpower", total);
-    num("meter.power", total / factor);
-    num("meter.reactivepower", total / factor * 0.28);
-    num("meter.powerfactor", factor);
-    num("meter.frequency", 50.0 + noise(0.02));
-    num("meter.energy.import", hall.energy_wh);
-    num("meter.energy.export", 0.0);
-}
-
-fn storage_readings(hall: &Hall, num: &mut impl FnMut(&str, f64), noise: &mut impl FnMut(f64) -> f64) {
-    const GIB: f64 = 1_073_741_824.0;
-    for window in ["1m", "5m", "15m"] {
-        num(&format!("host.load.{window}"), 0.6 + noise(0.2));
-    }
-    num("host.cpu.used", 12.0 + noise(4.0));
-    num("host.memory.total", 16.0 * GIB);
-    num("host.memory.available", 9.0 * GIB + noise(0.1) * GIB);
-    num("host.swap.total", 4.0 * GIB);
-    num("swap.available", 4.0 * GIB);
-    num("host.uptime", 864_000.0 + hall.elapsed_s);
-    num("host.processes", 143.0 + noise(2.0));
-}
-
-/// upsAlarmDescr.1 and what it says of a UPS on battery (RFC 1628).
-const ALARM_DESCR: [u32; 13] = [1, 3, 6, 1, 2, 1, 33, 1, 6, 2, 1, 2, 1];
-const ON_BATTERY: [u32; 11] = [1, 3, 6, 1, 2, 1, 33, 1, 6, 3, 2];
-
-/// What a device says about itself, and the tables of a storage host.
-fn fixed_instances(spec: &Spec, elapsed_s: f64) -> snmp::Tree {
-    use ber::Value;
-    let text = |text: &str| Value::Text(text.as_bytes().to_vec());
-    let whole = |number: f64| -> u64 {
-        #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
-        let whole = number.max(0.0) as u64;
-        whole
-    };
-    let ticks = Value::TimeTicks(u32::try_from(whole(elapsed_s * 100.0)).unwrap_or(u32::MAX));
-    let mut rows: Vec<(&str, Value)> = vec![("1.3.6.1.2.1.1.3.0", ticks), ("1.3.6.1.2.1.1.5.0", text(&spec.id))];
-    match spec.kind {
-        Kind::Ups(_) => rows.extend([
-            ("1.3.6.1.2.1.1.1.0", text("bcp-fleet simulated UPS, 20 kVA")),
-            ("1.3.6.1.2.1.1.2.0", Value::Oid(vec![1, 3, 6, 1, 2, 1, 33])),
-            ("1.3.6.1.2.1.33.1.1.1.0", text("bcp-fleet")),
-            ("1.3.6.1.2.1.33.1.1.2.0", text("sim-20")),
-            ("1.3.6.1.2.1.33.1.1.3.0", text("1.0")),
-            ("1.3.6.1.2.1.33.1.1.4.0", text("sim 1.0")),
-            ("1.3.6.1.2.1.33.1.3.2.0", Value::Integer(3)),
-            ("1.3.6.1.2.1.33.1.4.3.0", Value::Integer(3)),
-            ("1.3.6.1.2.1.33.1.5.2.0", Value::Integer(3)),
-        ]),
-        Kind::Storage => {
-            let rx = whole(5e9 + elapsed_s * 1.2e6);
-            let tx = whole(2e9 + elapsed_s * 4e5);
-            rows.extend([
-                ("1.3.6.1.2.1.1.1.0", text("Linux simulated storage host 6.1.0")),
-                ("1.3.6.1.2.1.1.2.0", Value::Oid(vec![1, 3, 6, 1, 4, 1, 8072, 3, 2, 10])),
-                // hrStorageTable: memory, and two file systems of 4 KiB blocks.
-                ("1.3.6.1.2.1.25.2.3.1.1.1", Value::Integer(1)),
-                ("1.3.6.1.2.1.25.2.3.1.1.31", Value::Integer(31)),
-                ("1.3.6.1.2.1.25.2.3.1.1.36", Value::Integer(36)),
-                ("1.3.6.1.2.1.25.2.3.1.2.1", Value::Oid(vec![1, 3, 6, 1, 2, 1, 25, 2, 1, 2])),
-                ("1.3.6.1.2.1.25.2.3.1.2.31", Value::Oid(vec![1, 3, 6, 1, 2, 1, 25, 2, 1, 4])),
-                ("1.3.6.1.2.1.25.2.3.1.2.36", Value::Oid(vec![1, 3, 6, 1, 2, 1, 25, 2, 1, 4])),
-                ("1.3.6.1.2.1.25.2.3.1.3.1", text("Physical memory")),
-                ("1.3.6.1.2.1.25.2.3.1.3.31", text("/")),
-                ("1.3.6.1.2.1.25.2.3.1.3.36", text("/srv")),
-                ("1.3.6.1.2.1.25.2.3.1.4.1", Value::Integer(1024)),
-                ("1.3.6.1.2.1.25.2.3.1.4.31", Value::Integer(4096)),
-                ("1.3.6.1.2.1.25.2.3.1.4.36", Value::Integer(4096)),
-                ("1.3.6.1.2.1.25.2.3.1.5.1", Value::Integer(16_777_216)),
-                ("1.3.6.1.2.1.25.2.3.1.5.31", Value::Integer(12_206_592)),
-                ("1.3.6.1.2.1.25.2.3.1.5.36", Value::Integer(488_263_680)),
-                ("1.3.6.1.2.1.25.2.3.1.6.1", Value::Integer(7_340_032)),
-                ("1.3.6.1.2.1.25.2.3.1.6.31", Value::Integer(3_051_648)),
-                ("1.3.6.1.2.1.25.2.3.1.6.36", Value::Integer(213_615_360)),
-                // ifXTable
-                ("1.3.6.1.2.1.31.1.1.1.1.1", text("lo")),
-                ("1.3.6.1.2.1.31.1.1.1.1.2", text("eth0")),
-                ("1.3.6.1.2.1.31.1.1.1.6.1", Value::Counter64(81_920)),
-                ("1.3.6.1.2.1.31.1.1.1.6.2", Value::Counter64(rx)),
-                ("1.3.6.1.2.1.31.1.1.1.10.1", Value::Counter64(81_920)),
-                ("1.3.6.1.2.1.31.1.1.1.10.2", Value::Counter64(tx)),
-            ]);
-        }
-        Kind::Crac(_) | Kind::Meter => {}
-    }
-    rows.into_iter().filter_map(|(name, value)| Some((ber::parse_oid(name)?, value))).collect()
 }
 
 /// Why the simulated devices of a site cannot run.
@@ -499,14 +246,21 @@ pub async fn run(site: Site, base: BasePort) -> Result<(), DevicesError> {
         let port = base.site(site, spec.port);
         let fault = |source| DevicesError::Listen { port, device: spec.id.clone(), source };
         let (shared, id) = (Arc::clone(&simulator), spec.id.clone());
-        let is_modbus = lock(&simulator).devices.get(&spec.id).is_some_and(|device| device.map.is_modbus());
-        if is_modbus {
-            let listener = TcpListener::bind(loopback(port)).await.map_err(fault)?;
-            tokio::spawn(modbus::serve(listener, move || lock(&shared).image(&id)));
-        } else {
-            let socket = UdpSocket::bind(loopback(port)).await.map_err(fault)?;
-            tokio::spawn(snmp::serve(socket, COMMUNITY.to_owned(), move || lock(&shared).tree(&id)));
-        }
+        let Some(condition) = lock(&simulator).devices.get(&spec.id).map(|device| device.switch.condition()) else {
+            continue;
+        };
+        let framing = match spec.server() {
+            Server::ModbusTcp => modbus::Framing::Tcp,
+            Server::ModbusRtu => modbus::Framing::Rtu,
+            Server::Snmp => {
+                let socket = UdpSocket::bind(loopback(port)).await.map_err(fault)?;
+                let engine = Engine::new(&spec.id, user());
+                tokio::spawn(snmp::serve(socket, COMMUNITY, engine, move || lock(&shared).tree(&id), condition));
+                continue;
+            }
+        };
+        let listener = TcpListener::bind(loopback(port)).await.map_err(fault)?;
+        tokio::spawn(modbus::serve(listener, framing, move || lock(&shared).image(&id), condition));
     }
     tokio::spawn(advance(Arc::clone(&simulator)));
     let port = base.site(site, Port::Simulator);
@@ -547,51 +301,4 @@ async fn order(State(simulator): State<Shared>, Json(order): Json<Addressed>) ->
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn order(simulator: &mut Simulator, device: &str, order: Order) -> Result<String, OrderError> {
-        simulator.order(&Addressed { device: device.to_owned(), order })
-    }
-
-    #[test]
-    fn every_point_of_every_profile_is_served() {
-        let mut count = 0;
-        for site in Site::ALL {
-            let simulator = Simulator::new(site).unwrap();
-            for (id, device) in &simulator.devices {
-                let missing: Vec<&str> = device.map.names().filter(|name| !device.values.contains_key(*name)).collect();
-                assert_eq!(missing, Vec::<&str>::new(), "{id}");
-                if device.map.is_modbus() {
-                    assert_ne!(simulator.image(id), modbus::Image::default());
-                }
-                count += 1;
-            }
-        }
-        assert!(count >= 12, "{count} devices");
-    }
-
-    #[test]
-    fn mains_failure_shows_in_the_mib_and_a_pin_outlives_the_physics() {
-        let mut simulator = Simulator::new(Site::A).unwrap();
-        let read = |simulator: &Simulator, oid: &str| {
-            simulator.tree("ups-a1").get(&ber::parse_oid(oid).unwrap()).cloned().unwrap()
-        };
-        let (source, charge) = ("1.3.6.1.2.1.33.1.4.1.0", "1.3.6.1.2.1.33.1.2.4.0");
-        assert_eq!(read(&simulator, source), ber::Value::Integer(3));
-        order(&mut simulator, "ups-a1", Order::Event { event: "mains-fail".into() }).unwrap();
-        simulator.step(60.0, &mut |_| 0.0);
-        assert_eq!(read(&simulator, source), ber::Value::Integer(5));
-        assert!(matches!(read(&simulator, charge), ber::Value::Integer(80..=99)));
-        let pin = Order::Set { point: "battery.charge".into(), value: "42".into() };
-        order(&mut simulator, "ups-a1", pin).unwrap();
-        simulator.step(60.0, &mut |_| 0.0);
-        assert_eq!(read(&simulator, charge), ber::Value::Integer(42));
-        order(&mut simulator, "ups-a1", Order::Clear { point: None }).unwrap();
-        simulator.step(1.0, &mut |_| 0.0);
-        assert_ne!(read(&simulator, charge), ber::Value::Integer(42));
-        let wrong = order(&mut simulator, "ups-a1", Order::Event { event: "stop".into() });
-        assert_eq!(wrong.unwrap_err().to_string(), "ups-a1 knows no event stop; it knows mains-fail mains-back");
-        assert!(order(&mut simulator, "ups-b1", Order::Clear { point: None }).is_err());
-    }
-}
+mod tests;

@@ -1,4 +1,4 @@
-//! An SNMP v2c agent: GET, GETNEXT, GETBULK over UDP.
+//! An SNMP agent of versions 2c and 3: GET, GETNEXT, GETBULK over UDP.
 //!
 //! Knows: a tree of instances, as it is at the moment of the request. Refuses to know: where the values come from.
 //! Task: one per device, which answers one datagram after the other.
@@ -8,8 +8,11 @@ use std::collections::BTreeMap;
 use std::ops::Bound;
 
 use tokio::net::UdpSocket;
+use tokio::sync::watch;
 
 use super::ber::{self, Oid, Reader, Value};
+use super::engine::Engine;
+use super::fault::{Condition, Fault};
 
 /// All instances of a device.
 pub type Tree = BTreeMap<Oid, Value>;
@@ -32,8 +35,9 @@ const GET_BULK: u8 = 0xa5;
 const TOO_BIG: i32 = 1;
 const NOT_WRITABLE: i32 = 17;
 
-struct Request<'a> {
-    community: &'a [u8],
+/// What is asked.
+#[derive(Debug)]
+pub struct Request {
     verb: u8,
     id: i32,
     /// GETBULK: non-repeaters and max-repetitions; else 0.
@@ -42,12 +46,18 @@ struct Request<'a> {
     names: Vec<Oid>,
 }
 
-fn parse(datagram: &[u8]) -> Option<Request<'_>> {
+/// The community and the request of a message of version 2c.
+fn parse(datagram: &[u8]) -> Option<(&[u8], Request)> {
     let mut message = Reader::new(Reader::new(datagram).element(ber::SEQUENCE)?);
     if message.integer()? != VERSION_2C {
         return None;
     }
     let community = message.element(ber::OCTET_STRING)?;
+    Some((community, parse_pdu(&mut message)?))
+}
+
+/// The request that stands next.
+pub(super) fn parse_pdu(message: &mut Reader<'_>) -> Option<Request> {
     let (verb, pdu) = message.any()?;
     if !matches!(verb, GET | GET_NEXT | GET_BULK | SET) {
         return None;
@@ -62,7 +72,7 @@ fn parse(datagram: &[u8]) -> Option<Request<'_>> {
         }
         names.push(Reader::new(list.element(ber::SEQUENCE)?).oid()?);
     }
-    Some(Request { community, verb, id, first, second, names })
+    Some(Request { verb, id, first, second, names })
 }
 
 fn next<'t>(tree: &'t Tree, name: &Oid) -> Option<(&'t Oid, &'t Value)> {
@@ -92,7 +102,7 @@ fn bind_next(list: &mut Vec<u8>, tree: &Tree, name: &mut Oid) -> bool {
 }
 
 /// The bindings of an answer, or the error status.
-fn bindings(request: &Request<'_>, tree: &Tree) -> Result<Vec<u8>, i32> {
+fn bindings(request: &Request, tree: &Tree) -> Result<Vec<u8>, i32> {
     let mut list = Vec::new();
     match request.verb {
         GET => {
@@ -136,11 +146,9 @@ fn bindings(request: &Request<'_>, tree: &Tree) -> Result<Vec<u8>, i32> {
     Ok(list)
 }
 
-/// The answer to a datagram; `None` where a real agent would stay silent.
-#[must_use]
-pub fn answer(datagram: &[u8], community: &[u8], tree: &Tree) -> Option<Vec<u8>> {
-    let request = parse(datagram).filter(|request| request.community == community)?;
-    let (status, list) = match bindings(&request, tree) {
+/// The PDU that answers a request.
+fn respond(request: &Request, tree: &Tree) -> Vec<u8> {
+    let (status, list) = match bindings(request, tree) {
         Ok(list) => (0, list),
         Err(status) => {
             let mut same = Vec::new();
@@ -153,29 +161,55 @@ pub fn answer(datagram: &[u8], community: &[u8], tree: &Tree) -> Option<Vec<u8>>
             (status, if status == TOO_BIG { Vec::new() } else { same })
         }
     };
-    let mut pdu = Vec::new();
+    let (mut pdu, mut whole) = (Vec::new(), Vec::new());
     ber::put_integer(&mut pdu, request.id);
     ber::put_integer(&mut pdu, status);
     ber::put_integer(&mut pdu, i32::from(status == NOT_WRITABLE));
     ber::put(&mut pdu, ber::SEQUENCE, &list);
+    ber::put(&mut whole, RESPONSE, &pdu);
+    whole
+}
+
+/// The answer to a datagram of version 2c; `None` where a real agent would stay silent.
+#[must_use]
+pub fn answer(datagram: &[u8], community: &[u8], tree: &Tree) -> Option<Vec<u8>> {
+    let (_, request) = parse(datagram).filter(|(given, _)| *given == community)?;
     let mut message = Vec::new();
     ber::put_integer(&mut message, VERSION_2C);
     ber::put(&mut message, ber::OCTET_STRING, community);
-    ber::put(&mut message, RESPONSE, &pdu);
+    message.extend(respond(&request, tree));
     let mut out = Vec::new();
     ber::put(&mut out, ber::SEQUENCE, &message);
     Some(out)
 }
 
 /// Answers until the task is aborted.
-pub async fn serve(socket: UdpSocket, community: String, tree: impl Fn() -> Tree) {
+pub async fn serve(
+    socket: UdpSocket,
+    community: &str,
+    mut engine: Engine,
+    tree: impl Fn() -> Tree,
+    condition: watch::Receiver<Condition>,
+) {
     let mut buffer = vec![0; MAX_REQUEST_BYTES];
     loop {
         // An error here is the echo of an earlier answer to a closed port.
         let Ok((count, peer)) = socket.recv_from(&mut buffer).await else { continue };
-        if let Some(reply) = answer(&buffer[..count], community.as_bytes(), &tree()) {
-            let _ = socket.send_to(&reply, peer).await;
+        let now = *condition.borrow();
+        if now.is_away() || now.fault == Some(Fault::HalfOpen) {
+            continue;
         }
+        let (datagram, tree) = (&buffer[..count], tree());
+        let reply = answer(datagram, community.as_bytes(), &tree)
+            .or_else(|| engine.answer(datagram, &now, |request| respond(request, &tree)));
+        let Some(mut reply) = reply else { continue };
+        match now.fault {
+            Some(Fault::Late(delay)) => tokio::time::sleep(delay).await,
+            Some(Fault::Short) => reply.truncate(reply.len() / 2),
+            Some(Fault::Long) => reply.extend([0; 64]),
+            _ => {}
+        }
+        let _ = socket.send_to(&reply, peer).await;
     }
 }
 
@@ -183,6 +217,9 @@ pub async fn serve(socket: UdpSocket, community: String, tree: impl Fn() -> Tree
 mod tests {
     use std::process::Command;
 
+    use bcp_agent::source::snmp::usm::User;
+
+    use super::super::fault::Switch;
     use super::*;
 
     fn tree() -> Tree {
@@ -229,7 +266,8 @@ mod tests {
     async fn net_snmp_reads_what_is_served() {
         let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
         let port = socket.local_addr().unwrap().port();
-        tokio::spawn(serve(socket, "public".to_owned(), tree));
+        let engine = Engine::new("device", User::new("nobody".to_owned(), String::new(), None, None));
+        tokio::spawn(serve(socket, "public", engine, tree, Switch::default().condition()));
         tokio::task::spawn_blocking(move || {
             let get = |oid: &str| net_snmp("snmpget", port, &[oid]);
             let Some(charge) = get("1.3.6.1.2.1.33.1.2.4.0") else { return };

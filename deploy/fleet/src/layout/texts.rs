@@ -6,7 +6,8 @@ use std::path::PathBuf;
 
 use bcp_wire::Site;
 
-use super::Layout;
+use super::{DEVICE_KEY, Layout};
+use crate::devices::fault::Server;
 use crate::devices::{self, Kind};
 use crate::ports::{Lane, Port};
 use crate::service::Service;
@@ -170,13 +171,20 @@ impl Layout {
         let mut text = self.agent_head(site, &format!("gw-{site}"), Port::GatewayStatus);
         text.push_str(&self.agent_tail(site));
         for spec in devices::inventory(site) {
-            let parent = spec.parent.map(|parent| format!("parent = \"{parent}\"\n")).unwrap_or_default();
+            let parent = spec.parent.as_ref().map(|parent| format!("parent = \"{parent}\"\n")).unwrap_or_default();
             let address = self.address(site, spec.port);
-            let access = match spec.kind {
-                Kind::Crac(_) | Kind::Meter => {
-                    format!("modbus = {{ address = {address}, unit = 1, timeout = \"500ms\" }}")
-                }
-                Kind::Ups(_) | Kind::Storage => format!(
+            let key = quoted(self.data_dir.join(DEVICE_KEY));
+            let access = match spec.server() {
+                Server::ModbusTcp => format!("modbus = {{ address = {address}, unit = 1, timeout = \"500ms\" }}"),
+                Server::ModbusRtu => format!(
+                    "modbus = {{ address = {address}, framing = \"rtu\", baud = 19200, unit = 1, timeout = \"500ms\" }}"
+                ),
+                Server::Snmp if spec.secure => format!(
+                    "snmp = {{ address = {address}, version = \"3\", timeout = \"1s\", retries = 1, v3 = {{ user = \"{}\", \
+                     auth = \"sha256\", auth_key_file = {key}, priv = \"aes128\", priv_key_file = {key} }} }}",
+                    devices::USER
+                ),
+                Server::Snmp => format!(
                     "snmp = {{ address = {address}, version = \"2c\", community = \"{}\", timeout = \"1s\", retries = 1 }}",
                     devices::COMMUNITY
                 ),
@@ -186,12 +194,7 @@ impl Layout {
                 "\n[[device]]\nid = \"{}\"\nkind = \"{}\"\nprofile = \"{}\"\nlocation = \"{}\"\n{parent}\
                  interval = \"{}\"\n{access}\n",
                 spec.id,
-                match spec.kind {
-                    Kind::Crac(_) => "crac",
-                    Kind::Ups(_) => "ups",
-                    Kind::Meter => "meter",
-                    Kind::Storage => "host",
-                },
+                spec.kind_name(),
                 spec.profile,
                 spec.location,
                 match spec.kind {
