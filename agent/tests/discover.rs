@@ -122,3 +122,96 @@ async fn a_network_is_looked_at_and_every_device_is_proposed_with_its_profile() 
     assert_eq!(snmp["address"].as_str(), Some(agent.address.as_str()));
     assert!(pasted.device[1].modbus.as_ref().unwrap().contains_key("unit"));
 }
+
+/// A SunSpec map at 50000 with a common model of 66 registers, an inverter and a meter.
+fn sunspec_registers() -> std::collections::BTreeMap<u16, u16> {
+    let mut registers = std::collections::BTreeMap::new();
+    let mut put = |at: u16, words: &[u16]| registers.extend((at..).zip(words.iter().copied()));
+    put(50_000, &[0x5375, 0x6E53, 1, 66]);
+    put(50_004, &[0; 66]);
+    put(50_004, &[u16::from_be_bytes(*b"Ac"), u16::from_be_bytes(*b"me")]);
+    put(50_070, &[103, 50]);
+    put(50_072, &[0x8000; 50]);
+    put(50_084, &[4_321]); // watts, and their power of ten
+    put(50_085, &[1]);
+    put(50_122, &[203, 105]);
+    put(50_124, &[0x8000; 105]);
+    put(50_122 + 18, &[65_036]); // -500, ten times
+    put(50_122 + 22, &[1]);
+    put(50_229, &[0xFFFF, 0]);
+    registers
+}
+
+async fn sunspec_device() -> u16 {
+    let listener = TcpListener::bind("127.0.0.5:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            tokio::spawn(async move {
+                let registers = sunspec_registers();
+                let mut request = vec![0; 12];
+                while stream.read_exact(&mut request[..7]).await.is_ok() {
+                    let mut pdu = vec![0; usize::from(request[5]) - 1];
+                    stream.read_exact(&mut pdu).await.unwrap();
+                    let answer = match pdu.as_slice() {
+                        [3, a1, a0, 0, count] => {
+                            let from = u16::from_be_bytes([*a1, *a0]);
+                            let words: Option<Vec<u16>> = (from..=from.saturating_add(u16::from(*count) - 1))
+                                .map(|at| registers.get(&at).copied())
+                                .collect();
+                            match words {
+                                Some(words) => [3, 2 * count]
+                                    .into_iter()
+                                    .chain(words.into_iter().flat_map(u16::to_be_bytes))
+                                    .collect(),
+                                None => vec![0x83, 2],
+                            }
+                        }
+                        other => vec![other[0] | 0x80, 1],
+                    };
+                    let length = u16::try_from(answer.len() + 1).unwrap().to_be_bytes();
+                    stream.write_all(&[&request[..4], &length, &request[6..7], &answer].concat()).await.unwrap();
+                }
+            });
+        }
+    });
+    port
+}
+
+#[tokio::test]
+async fn models_of_sunspec_are_found_wherever_they_stand() {
+    let port = sunspec_device().await;
+    let wanted = Search {
+        addresses: target::addresses("127.0.0.5").unwrap(),
+        snmp: vec![],
+        modbus: vec![format!("port={port}").parse().unwrap()],
+        timeout: Duration::from_secs(5),
+        at_once: 1,
+        per_second: 1_000,
+    };
+    let profiles: Vec<Arc<Profile>> = ["sunspec/inverter", "sunspec/meter", "solaredge/inverter", "eastron/sdm630"]
+        .iter()
+        .map(|id| profile::load(id, None).unwrap())
+        .collect();
+    let found = search(&wanted, &profiles).await;
+    println!("{}", text(&found, 1));
+    let told: Vec<Option<&str>> = found.iter().map(|proposal| proposal.profile.as_deref()).collect();
+    assert_eq!(told, [Some("sunspec/inverter"), Some("sunspec/meter")]);
+    assert!(found[0].says.contains("SunSpec at 50000 with models 1 103 203; model 103 at 50070"), "{}", found[0].says);
+    // The proposed blocks are a configuration, and what it reads stands where the device has it.
+    let blocks: String = found.iter().filter_map(|proposal| proposal.config.clone()).collect();
+    assert!(blocks.contains("shift = 10001") && blocks.contains("shift = 10053"), "{blocks}");
+    let head = "site = \"a\"\nagent = \"gw-a\"\nstate_dir = \"/tmp/x\"\n[mqtt]\nbroker = \"127.0.0.1:1\"\n";
+    let config = bcp_agent::config::parse("f", &format!("{head}{blocks}")).unwrap_or_else(|faults| panic!("{faults}"));
+    let devices = config.devices.iter().cloned().map(Arc::new);
+    let rows = bcp_agent::reading_table::read_all(bcp_agent::source::device_groups(devices)).await;
+    let row = |point: &str| {
+        let row = rows.iter().flat_map(|device| &device.rows).find(|row| row.point == point).unwrap();
+        (row.value.as_ref().and_then(bcp_wire::Value::as_num), row.source.clone())
+    };
+    assert_eq!(row("inverter.realpower"), (Some(43_210.0), "holding:50084".to_owned()));
+    assert_eq!(row("meter.realpower"), (Some(-5_000.0), "holding:50140".to_owned()));
+    let beyond = blocks.replace("shift = 10001", "shift = 60000");
+    let faults = bcp_agent::config::parse("f", &format!("{head}{beyond}")).unwrap_err().to_string();
+    assert!(faults.contains("device[0].modbus.shift"), "{faults}");
+}

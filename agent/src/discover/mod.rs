@@ -25,7 +25,7 @@ use crate::config::{DeviceConfig, Link, ModbusLink, SnmpLink};
 use crate::profile::{self, Profile};
 use crate::source::snmp::identify::identify;
 use crate::source::{Polled, device_groups};
-use propose::{Candidate, Proposal, confidence, id_for, modbus_candidates, snmp_candidates};
+use propose::{Candidate, Proposal, confidence, id_for, modbus_candidates, snmp_candidates, sunspec_candidates};
 use spec::{ModbusSpec, SnmpSpec};
 
 /// Time for trying one profile on one device: its tables are walked too.
@@ -96,6 +96,7 @@ struct Best {
     confidence: u32,
     read: (usize, usize),
     proven: Option<bool>,
+    shift: i32,
 }
 
 impl Found {
@@ -153,7 +154,7 @@ async fn look_at_snmp(search: &Search, ip: IpAddr, spec: &SnmpSpec, profiles: &[
     };
     let candidates = snmp_candidates(profiles, identity.object_id.as_ref(), &identity.descr);
     let link = SnmpLink { retries: 1, ..link };
-    let best = best_of(candidates, |profile| device(profile, Link::Snmp(link.clone()))).await;
+    let best = best_of(candidates, |candidate| device(&candidate.profile, Link::Snmp(link.clone()))).await;
     let object_id = identity.object_id.map(|oid| format!(" ({oid})")).unwrap_or_default();
     Some(Found {
         ip,
@@ -166,25 +167,48 @@ async fn look_at_snmp(search: &Search, ip: IpAddr, spec: &SnmpSpec, profiles: &[
     })
 }
 
-async fn look_at_modbus(search: &Search, ip: IpAddr, port: u16, unit: u8, profiles: &[Arc<Profile>]) -> Option<Found> {
+/// One device, or one for each model of its SunSpec map that there is a profile for.
+async fn look_at_modbus(search: &Search, ip: IpAddr, port: u16, unit: u8, profiles: &[Arc<Profile>]) -> Vec<Found> {
     let address = SocketAddr::new(ip, port).to_string();
-    let identity = modbus::identify(&address, unit, search.timeout).await?;
-    let candidates = modbus_candidates(profiles, &identity);
+    let Some(identity) = modbus::identify(&address, unit, search.timeout).await else { return Vec::new() };
     let link = ModbusLink::tcp(address.clone(), unit, search.timeout);
-    let best = best_of(candidates, |profile| device(profile, Link::Modbus(link.clone()))).await;
     let mut says = one_line(&identity.texts.join(", "));
-    if let Some(base) = identity.sunspec {
-        let _ = write!(says, "{}SunSpec at {base}", if says.is_empty() { "" } else { ", " });
+    if let Some(map) = &identity.sunspec {
+        let models: Vec<String> = map.models.iter().map(|(model, _)| model.to_string()).collect();
+        let _ = write!(says, "{}SunSpec at {}", if says.is_empty() { "" } else { ", " }, map.base);
+        if !models.is_empty() {
+            let _ = write!(says, " with models {}", models.join(" "));
+        }
     }
-    Some(Found {
-        ip,
-        link: format!("modbus = {{ address = \"{address}\", unit = {unit} }}"),
-        address: format!("{address} unit {unit}"),
-        protocol: "modbus",
-        name: String::new(),
-        says: if says.is_empty() { "does not say what it is".to_owned() } else { says },
-        best,
-    })
+    if says.is_empty() {
+        "does not say what it is".clone_into(&mut says);
+    }
+    let mut parts: Vec<(String, Vec<Candidate>)> = sunspec_candidates(profiles, &identity)
+        .into_iter()
+        .map(|((model, at), candidates)| (format!("{says}; model {model} at {at}"), candidates))
+        .collect();
+    if parts.is_empty() {
+        parts.push((says, modbus_candidates(profiles, &identity)));
+    }
+    let mut found = Vec::new();
+    for (says, candidates) in parts {
+        let config = |candidate: &Candidate| {
+            device(&candidate.profile, Link::Modbus(ModbusLink { shift: candidate.shift, ..link.clone() }))
+        };
+        let best = best_of(candidates, config).await;
+        let shift = best.as_ref().map(|best| best.shift).filter(|shift| *shift != 0);
+        let shift = shift.map(|shift| format!(", shift = {shift}")).unwrap_or_default();
+        found.push(Found {
+            ip,
+            link: format!("modbus = {{ address = \"{address}\", unit = {unit}{shift} }}"),
+            address: format!("{address} unit {unit}"),
+            protocol: "modbus",
+            name: String::new(),
+            says,
+            best,
+        });
+    }
+    found
 }
 
 fn one_line(text: &str) -> String {
@@ -192,10 +216,10 @@ fn one_line(text: &str) -> String {
 }
 
 /// Tries candidates on the device, and keeps the one that reads best.
-async fn best_of(candidates: Vec<Candidate>, config: impl Fn(&Arc<Profile>) -> Option<DeviceConfig>) -> Option<Best> {
+async fn best_of(candidates: Vec<Candidate>, config: impl Fn(&Candidate) -> Option<DeviceConfig>) -> Option<Best> {
     let mut best: Option<Best> = None;
     for candidate in candidates {
-        let Some(config) = config(&candidate.profile) else { continue };
+        let Some(config) = config(&candidate) else { continue };
         let Some(mut group) = device_groups([Arc::new(config)]).pop() else { continue };
         let polled: Polled = group.poll(0, TRY_BUDGET).await;
         let good = polled.samples.iter().filter(|(_, _, value)| value.is_ok()).count();
@@ -203,7 +227,8 @@ async fn best_of(candidates: Vec<Candidate>, config: impl Fn(&Arc<Profile>) -> O
         let confidence = confidence(candidate.sign, good, all);
         if best.as_ref().is_none_or(|best| confidence > best.confidence) {
             let proven = polled.meta.as_ref().filter(|meta| meta.firmware.is_some()).map(|meta| meta.firmware_proven);
-            best = Some(Best { profile: candidate.profile, confidence, read: (good, all), proven });
+            let Candidate { profile, shift, .. } = candidate;
+            best = Some(Best { profile, confidence, read: (good, all), proven, shift });
         }
     }
     // A profile of which nothing can be read is no proposal.

@@ -14,6 +14,10 @@ const MAX_OBJECTS: usize = 8;
 /// Where a SunSpec map may begin.
 const SUNSPEC_BASES: [u16; 3] = [40_000, 0, 50_000];
 const SUNSPEC_MARK: &[u8] = b"SunS";
+/// Stands where the next model's number would.
+const END_OF_MODELS: u16 = 0xFFFF;
+/// Devices have up to some twenty; a longer chain is none.
+const MAX_MODELS: usize = 64;
 /// Registers from the mark to the end of the common model's texts: maker, model, options, version, serial number.
 const SUNSPEC_COMMON: u16 = 2 + 2 + 16 + 16 + 8 + 8 + 16;
 
@@ -22,8 +26,16 @@ const SUNSPEC_COMMON: u16 = 2 + 2 + 16 + 16 + 8 + 8 + 16;
 pub struct Identity {
     /// Vendor, product, revision and others, in the order of their object numbers.
     pub texts: Vec<String>,
-    /// Where its SunSpec map begins.
-    pub sunspec: Option<u16>,
+    pub sunspec: Option<SunSpecMap>,
+}
+
+/// What stands where on a SunSpec device.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SunSpecMap {
+    /// Address of the mark.
+    pub base: u16,
+    /// Models in their order: number, and the address it stands at.
+    pub models: Vec<(u16, u16)>,
 }
 
 /// Asks one unit. `None` where nothing answers in Modbus; an exception is an answer too.
@@ -43,11 +55,11 @@ pub async fn identify(address: &str, unit: u8, timeout: Duration) -> Option<Iden
         if pdu.get(2..) != Some(SUNSPEC_MARK) {
             continue;
         }
-        identity.sunspec = Some(base);
         let [_, count] = SUNSPEC_COMMON.to_be_bytes();
         if let Some(common) = line.ask(&[3, high, low, 0, count]).await {
             identity.texts.extend(read_common(&common));
         }
+        identity.sunspec = Some(SunSpecMap { base, models: line.models(base).await });
         break;
     }
     answered.then_some(identity)
@@ -61,6 +73,24 @@ struct Line {
 }
 
 impl Line {
+    /// Follows the chain of models behind the mark: each says how long it is.
+    async fn models(&mut self, base: u16) -> Vec<(u16, u16)> {
+        let mut models = Vec::new();
+        let mut at = base.checked_add(2);
+        while let Some(place) = at.filter(|_| models.len() < MAX_MODELS) {
+            let [high, low] = place.to_be_bytes();
+            let Some(pdu) = self.ask(&[3, high, low, 0, 2]).await else { break };
+            let [3, 4, i1, i0, l1, l0] = pdu[..] else { break };
+            let (model, length) = (u16::from_be_bytes([i1, i0]), u16::from_be_bytes([l1, l0]));
+            if model == END_OF_MODELS {
+                break;
+            }
+            models.push((model, place));
+            at = place.checked_add(2).and_then(|place| place.checked_add(length));
+        }
+        models
+    }
+
     /// One request and its answer, exceptions included. `None`: silence or nonsense, after which nothing is asked.
     async fn ask(&mut self, pdu: &[u8]) -> Option<Vec<u8>> {
         self.number += 1;

@@ -33,6 +33,8 @@ pub struct Candidate {
     pub profile: Arc<Profile>,
     /// 0 to 60.
     pub sign: u32,
+    /// Registers by which the device's map stands further on.
+    pub shift: i32,
     rank: (usize, usize),
 }
 
@@ -69,7 +71,7 @@ pub fn snmp_candidates(profiles: &[Arc<Profile>], object_id: Option<&Oid>, descr
                 None if is_standard(&profile.reference.id) => SIGN_STANDARD,
                 None => return None,
             };
-            Some(Candidate { profile: Arc::clone(profile), sign, rank: rank.unwrap_or_default() })
+            Some(Candidate { profile: Arc::clone(profile), sign, shift: 0, rank: rank.unwrap_or_default() })
         })
         .collect();
     found.sort_by(|a, b| (b.rank, b.sign, &a.profile.reference.id).cmp(&(a.rank, a.sign, &b.profile.reference.id)));
@@ -81,6 +83,30 @@ pub fn snmp_candidates(profiles: &[Arc<Profile>], object_id: Option<&Oid>, descr
 /// what they name.
 fn is_standard(id: &str) -> bool {
     id.starts_with("ietf/") || id == "net-snmp/host"
+}
+
+/// Profiles that are for models of this device's SunSpec map, by model: number and address of it.
+#[must_use]
+pub fn sunspec_candidates(profiles: &[Arc<Profile>], identity: &Identity) -> Vec<((u16, u16), Vec<Candidate>)> {
+    let said = identity.texts.join(" ").to_lowercase();
+    let models = identity.sunspec.iter().flat_map(|map| &map.models);
+    let of_model = |model: u16, at: u16| -> Vec<Candidate> {
+        let candidates = profiles.iter().filter_map(|profile| {
+            let sunspec = profile.sunspec.as_ref().filter(|sunspec| sunspec.models.contains(&model))?;
+            let (vendor, _) = profile.reference.id.split_once('/')?;
+            // Those of makers only on what their makers made.
+            let sign = match vendor {
+                vendor if said.contains(vendor) => SIGN_PRODUCT,
+                "sunspec" => SIGN_VENDOR_AND_TEXT,
+                _ => return None,
+            };
+            let shift = i32::from(at) - i32::from(sunspec.at);
+            Some(Candidate { profile: Arc::clone(profile), sign, shift, rank: (1, 1) })
+        });
+        candidates.take(MAX_TRIED).collect()
+    };
+    let found = models.map(|(model, at)| ((*model, *at), of_model(*model, *at)));
+    found.filter(|(_, candidates)| !candidates.is_empty()).collect()
 }
 
 /// Profiles that may fit a Modbus device: those whose maker and model it names.
@@ -95,7 +121,7 @@ pub fn modbus_candidates(profiles: &[Arc<Profile>], identity: &Identity) -> Vec<
             let (vendor, model) = profile.reference.id.split_once('/')?;
             let about = format!("{} {model}", profile.title).to_lowercase();
             let about: BTreeSet<&str> = about.split(|c: char| !c.is_ascii_alphanumeric()).collect();
-            let by_vendor = words.contains(vendor) || (vendor == "sunspec" && identity.sunspec.is_some());
+            let by_vendor = words.contains(vendor);
             let by_model = words.iter().filter(|word| about.contains(*word) && **word != vendor).count();
             let sign = match (by_vendor, by_model) {
                 (true, 1..) => SIGN_VENDOR_AND_TEXT,
@@ -103,7 +129,7 @@ pub fn modbus_candidates(profiles: &[Arc<Profile>], identity: &Identity) -> Vec<
                 (false, 1..) => SIGN_STANDARD,
                 (false, 0) => return None,
             };
-            Some(Candidate { profile: Arc::clone(profile), sign, rank: (usize::from(by_vendor), by_model) })
+            Some(Candidate { profile: Arc::clone(profile), sign, shift: 0, rank: (usize::from(by_vendor), by_model) })
         })
         .collect();
     found.sort_by(|a, b| (b.rank, &a.profile.reference.id).cmp(&(a.rank, &b.profile.reference.id)));

@@ -45,6 +45,8 @@ pub struct Profile {
     pub title: String,
     pub kind: String,
     pub protocol: Protocol,
+    /// The models of SunSpec it is for.
+    pub sunspec: Option<SunSpec>,
     pub points: Vec<Point>,
     pub tables: Vec<Table>,
     /// Computed in this order, from `points`, rows of tables and those before.
@@ -54,6 +56,14 @@ pub struct Profile {
     pub fingerprint: Option<Fingerprint>,
     /// What its notifications are called.
     pub traps: Vec<Trap>,
+}
+
+/// A model of SunSpec may stand anywhere on a device: a profile for one is written as if it began at a certain place.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SunSpec {
+    pub models: Vec<u16>,
+    /// Address of the model's number in this profile.
+    pub at: u16,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -94,6 +104,21 @@ pub struct Point {
 pub enum Address {
     Register { space: Space, address: u16, len: u16 },
     Oid(Oid),
+}
+
+impl Address {
+    /// The same so many registers further on; `None` beyond the ends of the address space.
+    #[must_use]
+    pub fn moved(&self, shift: i32) -> Option<Address> {
+        match self {
+            Address::Register { space, address, len } => {
+                let address = u16::try_from(i32::from(*address).checked_add(shift)?).ok()?;
+                let ends = u32::from(address) + u32::from(*len);
+                (ends <= 65_536).then_some(Address::Register { space: *space, address, len: *len })
+            }
+            Address::Oid(_) => Some(self.clone()),
+        }
+    }
 }
 
 impl std::fmt::Display for Address {

@@ -16,7 +16,7 @@ use crate::oid::Oid;
 use crate::plan::{Limits, Space};
 use crate::span::Span;
 
-use super::{Derived, Fingerprint, Point, Profile, Protocol, Table, Trap};
+use super::{Derived, Fingerprint, Point, Profile, Protocol, SunSpec, Table, Trap};
 
 /// What was read so far.
 #[derive(Default)]
@@ -31,6 +31,7 @@ pub(super) struct Reader {
     /// Names of documents before this one, which may be taken over.
     pub inherited: BTreeSet<String>,
     pub protocol: Option<Protocol>,
+    pub sunspec: Option<SunSpec>,
     pub order: WordOrder,
 }
 
@@ -88,8 +89,8 @@ pub(super) fn profile(
     let (true, Some((title, kind, fingerprint)), Some(protocol)) = (faults.is_empty(), head, reader.protocol) else {
         return Err(faults);
     };
-    let Reader { points, tables, derived, row_inputs, traps, .. } = reader;
-    Ok(Profile { reference, title, kind, protocol, points, tables, derived, row_inputs, fingerprint, traps })
+    let Reader { points, tables, derived, row_inputs, traps, sunspec, .. } = reader;
+    Ok(Profile { reference, title, kind, protocol, sunspec, points, tables, derived, row_inputs, fingerprint, traps })
 }
 
 impl Reader {
@@ -127,6 +128,12 @@ impl Reader {
                 let pause: Span = section.optional("pause").unwrap_or(Span::from_millis(0));
                 if pause.as_millis() > 1_000 {
                     section.fault("pause", "a pause of more than 1s leaves no time to read", None);
+                }
+                if let Some(mut sunspec) = section.section("sunspec") {
+                    let models: Option<Vec<u16>> = sunspec.required("models", "[101, 102, 103]");
+                    let at: Option<u16> = sunspec.required("at", "40069");
+                    sunspec.finish();
+                    self.sunspec = models.zip(at).map(|(models, at)| SunSpec { models, at });
                 }
                 if based && matches!(self.protocol, Some(Protocol::Snmp { .. })) {
                     section.fault("", "the base is read by SNMP", None);

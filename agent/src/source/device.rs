@@ -9,9 +9,10 @@ use std::sync::Arc;
 use bcp_wire::presence::PointMeta;
 use bcp_wire::{BadReason, DeviceMeta, PointName, Value, WIRE_VERSION};
 
-use crate::config::DeviceConfig;
+use crate::config::{DeviceConfig, Link};
 use crate::derive::{Inputs, Reading};
 use crate::outbound::Sample;
+use crate::profile::Address;
 
 /// A point as people and the collector see it.
 #[derive(Debug, Clone)]
@@ -62,7 +63,7 @@ impl DeviceState {
         let points = profile.points.iter().map(|point| Described {
             name: point.name.clone(),
             unit: point.unit,
-            source: point.address.to_string(),
+            source: place(&config, &point.address),
             publish: point.publish && point.fallback_of.is_none(),
             optional: point.optional,
             seen: false,
@@ -240,7 +241,7 @@ impl DeviceState {
             }
         }
         for (first, origin) in origins {
-            let source = profile.points[origin].address.to_string();
+            let source = place(&self.config, &profile.points[origin].address);
             if self.described[first].source != source {
                 self.described[first].source = source;
                 self.meta_changed = true;
@@ -291,10 +292,18 @@ impl DeviceState {
     }
 }
 
+/// Where a point stands on this device.
+fn place(config: &DeviceConfig, address: &Address) -> String {
+    match &config.link {
+        Link::Modbus(link) => address.moved(link.shift).as_ref().unwrap_or(address).to_string(),
+        Link::Snmp(_) => address.to_string(),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{Access, Link, SnmpLink};
+    use crate::config::{Access, SnmpLink};
     use std::time::Duration;
 
     fn state(points: &str) -> DeviceState {

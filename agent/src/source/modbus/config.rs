@@ -26,6 +26,8 @@ pub struct ModbusLink {
     pub framing: Framing,
     pub unit: u8,
     pub timeout: Duration,
+    /// Registers by which everything stands further on than the profile says, as models of SunSpec do.
+    pub shift: i32,
 }
 
 /// What surrounds a request on its way.
@@ -103,7 +105,7 @@ impl ModbusLink {
     /// A device of Modbus TCP.
     #[must_use]
     pub fn tcp(address: impl Into<String>, unit: u8, timeout: Duration) -> ModbusLink {
-        ModbusLink { address: address.into(), framing: Framing::Tcp, unit, timeout }
+        ModbusLink { address: address.into(), framing: Framing::Tcp, unit, timeout, shift: 0 }
     }
 }
 
@@ -153,8 +155,9 @@ pub(crate) fn modbus_link(mut section: Section<'_, '_>) -> Option<ModbusLink> {
         _ => {}
     }
     let timeout = timeout(&mut section, 500);
+    let shift = section.optional("shift").unwrap_or(0);
     section.finish();
-    Some(ModbusLink { address: address?, framing: framing?, unit, timeout })
+    Some(ModbusLink { address: address?, framing: framing?, unit, timeout, shift })
 }
 
 fn serial_line(section: &mut Section<'_, '_>) -> Option<SerialLine> {
@@ -205,6 +208,13 @@ pub(crate) fn shared_faults(devices: &[(usize, DeviceConfig)]) -> Vec<KeyFault> 
     let mut seen: Vec<&ModbusLink> = Vec::new();
     for (place, device) in devices {
         let Some(link) = at(device) else { continue };
+        if device.profile.points.iter().any(|point| point.address.moved(link.shift).is_none()) {
+            faults.push(KeyFault {
+                key: format!("device[{place}].modbus.shift"),
+                message: format!("with a shift of {} a point lies outside of 0 to 65535", link.shift),
+                help: None,
+            });
+        }
         let Some(first) = seen.iter().find(|first| first.address == link.address) else {
             seen.push(link);
             continue;

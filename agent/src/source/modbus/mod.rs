@@ -44,7 +44,11 @@ pub struct Bus {
 pub fn plan(device: &DeviceConfig) -> ReadPlan {
     let (limits, _) = limits_of(device);
     let points = &device.profile.points;
-    let items = points.iter().enumerate().filter_map(|(point, described)| match described.address {
+    let shift = match &device.link {
+        Link::Modbus(link) => link.shift,
+        Link::Snmp(_) => 0,
+    };
+    let items = points.iter().enumerate().filter_map(|(point, described)| match described.address.moved(shift)? {
         Address::Register { space, address, len } => Some(Item { space, address, len, point }),
         Address::Oid(_) => None,
     });

@@ -210,7 +210,9 @@ impl Unit {
     /// Reads the firmware's name. Another firmware may have other holes.
     async fn identify(&mut self, line: &mut Line, left: Duration) {
         let Some(fingerprint) = &self.state.config.profile.fingerprint else { return };
-        let Address::Register { space, address, len } = fingerprint.address else { return };
+        let Some(Address::Register { space, address, len }) = fingerprint.address.moved(self.link.shift) else {
+            return;
+        };
         let block = Block { space, address, count: len, items: 0..0 };
         match line.read(self.asked(left), &block).await {
             Ok(Data::Words(words)) => {
