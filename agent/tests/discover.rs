@@ -149,7 +149,7 @@ async fn sunspec_device() -> u16 {
         while let Ok((mut stream, _)) = listener.accept().await {
             tokio::spawn(async move {
                 let registers = sunspec_registers();
-                let mut request = vec![0; 12];
+                let mut request = [0; 12];
                 while stream.read_exact(&mut request[..7]).await.is_ok() {
                     let mut pdu = vec![0; usize::from(request[5]) - 1];
                     stream.read_exact(&mut pdu).await.unwrap();
