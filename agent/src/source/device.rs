@@ -171,10 +171,16 @@ impl DeviceState {
         self.adjust();
         self.watch_steps();
         self.fall_back();
+        // A device that said nothing has no empty table either: "no alarms" would be a guess.
+        let silent = self.readings.iter().flatten().find_map(|reading| reading.as_ref().err().copied());
+        let silent = silent.filter(|_| !self.readings.iter().flatten().any(Result::is_ok));
         for (i, derived) in profile.derived.iter().enumerate() {
             let index = first + i;
             let inputs = Inputs { readings: &self.readings, rows: &self.row_inputs };
-            let reading = derived.formula.evaluate(inputs);
+            let reading = match (derived.formula.evaluate(inputs), silent) {
+                (Some(Ok(_)), Some(reason)) => Some(Err(reason)),
+                (reading, _) => reading,
+            };
             self.set(index, reading, 0);
         }
         let mut samples = Vec::with_capacity(self.described.len());
@@ -356,6 +362,27 @@ mod tests {
         assert_eq!(state.meta().points.iter().filter(|point| point.name.as_str() == "battery.charge").count(), 1);
         assert_eq!(poll(&mut state, &[Some(Ok(81.5)), Some(Ok(80.0))]), both(81.5));
         assert_eq!(source(&state), "1.3.6.1.1.0");
+    }
+
+    #[test]
+    fn a_silent_device_has_no_empty_list_of_alarms() {
+        let mut state = state(
+            "[[point]]\nname = \"battery.charge\"\nread = \"1.3.6.1.1.0\"\n\
+             [[table]]\nwalk = \"1.3.6.1.2\"\n[[table.point]]\nname = \"alarm.{n}\"\ncolumn = \"1.3.6.1.2.1\"\ntype = \"string\"\npublish = false\n\
+             [[derived]]\nname = \"ups.alarm\"\njoin = [\"alarm.{n}\"]\n",
+        );
+        let mut alarm = |reading| {
+            state.begin();
+            state.set_rows([]);
+            match reading {
+                Ok(number) => state.set(0, Some(Ok(Value::Num(number))), 0),
+                Err(reason) => state.set_bad(0, reason),
+            }
+            let samples = state.finish();
+            samples.into_iter().find(|(name, _, _)| name.as_str() == "ups.alarm").map(|(_, _, value)| value)
+        };
+        assert_eq!(alarm(Ok(80.0)), Some(Ok(Value::Text("none".to_owned()))));
+        assert_eq!(alarm(Err(BadReason::Timeout)), Some(Err(BadReason::Timeout)));
     }
 
     #[test]
