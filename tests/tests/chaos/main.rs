@@ -13,7 +13,6 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use bcp_tests::wait_for;
 use rand::rngs::StdRng;
 use rand::seq::SliceRandom;
 use rand::{Rng, SeedableRng};
@@ -139,9 +138,7 @@ async fn chaos(name: &str, broker: Broker) -> Result<()> {
     if !rig.has_clock() {
         println!("skipped: libfaketime is not installed; the clock is not stepped");
     }
-    wait_for("a first commit", READY_WITHIN, async || (rig.ingest().await?["samples"].as_u64()? > 0).then_some(()))
-        .await
-        .with_context(|| logs(&rig))?;
+    first_commit(&mut rig).await.with_context(|| logs(&rig))?;
 
     let plan = plan(seed, length);
     println!("seed {seed}, {length:?}, {broker:?}: {} faults and their ends", plan.len());
@@ -164,6 +161,21 @@ async fn chaos(name: &str, broker: Broker) -> Result<()> {
     // What was said at the goodbye may be committed while the agent no longer hears it.
     println!("delivered {:?} after the start; {kept} payloads still in the outbox", began.elapsed());
     account::check(&rig).with_context(|| logs(&rig))
+}
+
+/// Waits until something of the agent is in the store.
+async fn first_commit(rig: &mut Rig) -> Result<()> {
+    let began = Instant::now();
+    let mut look = tokio::time::interval(LOOK_EVERY);
+    loop {
+        look.tick().await;
+        rig.all_run()?;
+        let ingest = rig.ingest().await.unwrap_or_default();
+        if ingest["samples"].as_u64() > Some(0) {
+            return Ok(());
+        }
+        ensure!(began.elapsed() < READY_WITHIN, "nothing was committed within {READY_WITHIN:?}: {ingest}");
+    }
 }
 
 /// Waits until the agent's outbox is empty.

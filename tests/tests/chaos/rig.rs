@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use bcp_agent::spool::{Class, Spool, SpoolConfig};
 use bcp_identity::{Identity, pki};
 use bcp_tests::fleet;
@@ -45,8 +45,22 @@ impl Drop for Owned {
     }
 }
 
-pub fn free_address() -> Result<SocketAddr> {
-    Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?)
+/// Addresses that nothing else takes while a process is away: below the ports that the system gives away.
+#[derive(Debug)]
+struct Addresses(std::ops::Range<u16>);
+
+impl Addresses {
+    const fn of(kind: Broker) -> Addresses {
+        Addresses(match kind {
+            Broker::Embedded => 27_400..27_420,
+            Broker::Mosquitto => 27_420..27_440,
+        })
+    }
+
+    fn next(&mut self) -> Result<SocketAddr> {
+        let port = self.0.by_ref().find(|port| TcpListener::bind(("127.0.0.1", *port)).is_ok());
+        Ok(SocketAddr::from(([127, 0, 0, 1], port.context("all ports of this test are in use")?)))
+    }
 }
 
 /// A file system of the store's own, in a mount namespace that a sleeping process keeps.
@@ -117,7 +131,8 @@ impl Rig {
         let _ = std::fs::remove_dir_all(&dir);
         std::fs::create_dir_all(dir.join("data/serve"))?;
         std::fs::create_dir_all(dir.join("profiles/chaos"))?;
-        let (mqtt, console, status) = (free_address()?, free_address()?, free_address()?);
+        let mut addresses = Addresses::of(kind);
+        let (mqtt, console, status) = (addresses.next()?, addresses.next()?, addresses.next()?);
         let disk = Disk::mount(&dir.join("data/serve"));
         let mut rig = Rig {
             kind,
@@ -137,7 +152,7 @@ impl Rig {
             http: reqwest::Client::builder().no_proxy().timeout(Duration::from_secs(3)).build()?,
             dir,
         };
-        rig.write_config()?;
+        rig.write_config(&mut addresses)?;
         rig.write_agent(true)?;
         rig.step_clock(0)?;
         rig.stepped.clear();
@@ -154,7 +169,7 @@ impl Rig {
         self.faketime
     }
 
-    fn write_config(&self) -> Result<()> {
+    fn write_config(&self, addresses: &mut Addresses) -> Result<()> {
         let pki_dir = self.dir.join("pki");
         pki::create_ca(&pki_dir, "chaos")?;
         pki::issue(&pki_dir, &Identity::Collector { site: Site::A }, &["127.0.0.1".to_owned()])?;
@@ -162,7 +177,7 @@ impl Rig {
             Broker::Embedded => format!("embedded = \"{}\"\n", self.mqtt),
             Broker::Mosquitto => String::new(),
         };
-        let (elsewhere, public, control) = (free_address()?, free_address()?, free_address()?);
+        let (elsewhere, public, control) = (addresses.next()?, addresses.next()?, addresses.next()?);
         let text = format!(
             "site = \"a\"\ndata_dir = \"data\"\npolicy = \"policy.toml\"\n\
              [listen]\npublic = \"{public}\"\nconsole = \"{console}\"\ncontrol = \"{control}\"\n\
@@ -294,7 +309,13 @@ impl Rig {
     /// Kills the agent, notes what it had given numbers to, and where asked tears the end of its outbox off, as a power cut
     /// does.
     pub fn kill_agent(&mut self, tear: bool) -> Result<()> {
-        self.agent = None;
+        if let Some(mut agent) = self.agent.take() {
+            agent.kill();
+            // A killed process leaves libfaketime's two files behind, by its number.
+            for file in ["faketime_shm", "sem.faketime_sem"] {
+                let _ = std::fs::remove_file(format!("/dev/shm/{file}_{}", agent.0.id()));
+            }
+        }
         self.agent_ended.push(Instant::now());
         self.note_produced()?;
         if tear {
@@ -306,6 +327,17 @@ impl Rig {
             if let Some(last) = segments.last() {
                 let file = std::fs::OpenOptions::new().write(true).open(last)?;
                 file.set_len(file.metadata()?.len().saturating_sub(7))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Names a process that ended by itself.
+    pub fn all_run(&mut self) -> Result<()> {
+        let all = [("agent", &mut self.agent), ("serve", &mut self.serve), ("broker", &mut self.broker)];
+        for (name, process) in all {
+            if let Some(status) = process.as_mut().map(|process| process.0.try_wait()).transpose()?.flatten() {
+                bail!("{name} ended by itself: {status}");
             }
         }
         Ok(())
