@@ -8,6 +8,7 @@
 //! * it never starts anything but `stop` and `verify-stopped`, and never lengthens a lease;
 //! * it works under the ticket's lock; a gate that does not let go of the lock after the deadline is killed;
 //! * a service is not believed stopped before `verify-stopped` said so;
+//! * looking, locking, stopping and verifying are over within `stop_max` of the deadline ([`Budget`]), also where a stop hangs;
 //! * a stop that hangs keeps no other ticket waiting.
 //!
 //! Threads: one per ticket, all ended by [`run`].
@@ -19,17 +20,14 @@ use bcp_wire::Site;
 use rustix::mm::{MlockAllFlags, mlockall};
 use rustix::process::{Resource, getrlimit};
 
+use crate::gate::budget::{Budget, POLL_MS, Verdict};
 use crate::gate::record::{BootMs, Record};
 use crate::gate::script::{Script, succeeded};
-use crate::gate::store::{DeadlineFile, Store, StoreError, Version};
+use crate::gate::store::{Store, StoreError, Version};
 use crate::gate::{GateSetup, boot_id, boot_ms};
 
 /// How often the deadlines are looked at.
-const POLL: Duration = Duration::from_millis(50);
-/// A gate in the middle of storing something gets this long to let go of the lock.
-const LOCK_LIMIT: Duration = Duration::from_millis(300);
-/// The kernel releases the lock of a killed process within moments.
-const LOCK_AFTER_KILL: Duration = Duration::from_millis(500);
+const POLL: Duration = Duration::from_millis(POLL_MS);
 const STOP_RETRY: Duration = Duration::from_millis(250);
 /// Stack of a ticket's thread: small files and a child process. All stacks are locked in memory.
 const STACK_BYTES: usize = 256 << 10;
@@ -48,33 +46,13 @@ pub enum WardenError {
 struct Watch {
     store: Store,
     script: Script,
-    limit: Duration,
+    budget: Budget,
+    /// Longest a step of this ticket takes.
+    step_ms: u64,
     version: Version,
     record: Record,
     /// When this ticket was first seen without a lease while its gate may still be stopping it.
     noticed: Option<BootMs>,
-}
-
-/// What the files say about one ticket at one moment.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Verdict {
-    /// Nothing runs, or its lease does.
-    Fine,
-    /// The gate is about to act, or says that it acts; it gets a grace.
-    GateActs,
-    /// The deadline has passed and the epoch is still open.
-    Late,
-}
-
-fn judge(record: &Record, deadline: Option<&DeadlineFile>, now: BootMs) -> Verdict {
-    if !record.may_run {
-        return Verdict::Fine;
-    }
-    match deadline {
-        Some(file) if !record.closed && now < file.deadline => Verdict::Fine,
-        Some(_) if !record.closed => Verdict::Late,
-        Some(_) | None => Verdict::GateActs,
-    }
 }
 
 /// Watches until `stop` turns true. Blocks.
@@ -88,7 +66,7 @@ pub fn run(setup: &GateSetup, stop: &AtomicBool) -> Result<(), WardenError> {
 /// `started` is called once every thread, and so every stack, is there.
 fn watch_all(setup: &GateSetup, stop: &AtomicBool, started: impl FnOnce()) -> Result<(), WardenError> {
     let boot = boot_id().map_err(WardenError::BootId)?;
-    let grace_ms = setup.config.timing.resolve().stop_max_ms / 4;
+    let budget = setup.config.timing.resolve().budget();
     let mut watches = Vec::new();
     for ticket in &setup.config.tickets {
         let fault = |source| WardenError::Store { ticket: ticket.id.clone(), source };
@@ -98,7 +76,8 @@ fn watch_all(setup: &GateSetup, stop: &AtomicBool, started: impl FnOnce()) -> Re
         let script = Script { log: script.log.with_extension("warden.log"), ..script };
         let record = store.read().map_err(fault)?;
         let version = store.version();
-        watches.push(Watch { store, script, limit: ticket.step_timeout.get(), version, record, noticed: None });
+        let step_ms = ticket.step_timeout.as_millis();
+        watches.push(Watch { store, script, budget, step_ms, version, record, noticed: None });
     }
     let boot = boot.as_str();
     std::thread::scope(|scope| {
@@ -108,7 +87,7 @@ fn watch_all(setup: &GateSetup, stop: &AtomicBool, started: impl FnOnce()) -> Re
             let body = move || {
                 let _guard = AbortOnPanic;
                 while !stop.load(Ordering::Relaxed) {
-                    watch.look(setup.site, boot, grace_ms, stop);
+                    watch.look(setup.site, boot, stop);
                     std::thread::sleep(POLL);
                 }
             };
@@ -126,7 +105,7 @@ fn watch_all(setup: &GateSetup, stop: &AtomicBool, started: impl FnOnce()) -> Re
 }
 
 impl Watch {
-    fn look(&mut self, site: Site, boot: &str, grace_ms: u64, stop: &AtomicBool) {
+    fn look(&mut self, site: Site, boot: &str, stop: &AtomicBool) {
         let version = self.store.version();
         if version != self.version {
             match self.store.read() {
@@ -142,46 +121,44 @@ impl Watch {
             self.noticed = None;
             return;
         }
-        let deadline = self.store.read_deadline(boot);
+        let deadline = self.store.read_deadline(boot).map(|file| file.deadline);
         let now = boot_ms();
-        match judge(&self.record, deadline.as_ref(), now) {
+        let noticed = *self.noticed.get_or_insert(now);
+        match self.budget.judge(&self.record, deadline, noticed, now) {
             Verdict::Fine => self.noticed = None,
-            Verdict::GateActs => {
-                let since = *self.noticed.get_or_insert(now);
-                if now.since(since) >= grace_ms {
-                    self.act(site, boot, stop);
-                }
-            }
-            Verdict::Late => self.act(site, boot, stop),
+            Verdict::GateActs { until } if now < until => {}
+            Verdict::GateActs { .. } | Verdict::Late => self.act(site, boot, stop),
         }
     }
 
     /// The loss action: kill the step, close the epoch, stop, verify.
     fn act(&mut self, site: Site, boot: &str, stop: &AtomicBool) {
-        let mut lock = self.store.lock(LOCK_LIMIT);
+        let mut lock = self.store.lock(Duration::from_millis(self.budget.lock_ms()));
         if lock.is_none()
             && let Some(gate) = self.store.read_deadline(boot).map(|file| file.gate)
         {
             tracing::error!(pid = gate.pid, "the gate holds its lock beyond the deadline; it is killed");
             if gate.kill() {
-                lock = self.store.lock(LOCK_AFTER_KILL);
+                lock = self.store.lock(Duration::from_millis(self.budget.after_kill_ms()));
             }
         }
-        let deadline = self.store.read_deadline(boot);
+        let file = self.store.read_deadline(boot);
+        let deadline = file.as_ref().map(|file| file.deadline);
         if lock.is_some() {
             match self.store.read() {
                 Ok(record) => self.record = record,
                 Err(error) => tracing::error!(%error, "the record cannot be read"),
             }
             // The gate may have been quicker.
-            if judge(&self.record, deadline.as_ref(), boot_ms()) == Verdict::Fine {
+            let now = boot_ms();
+            if self.budget.judge(&self.record, deadline, now, now) == Verdict::Fine {
                 self.noticed = None;
                 return;
             }
         } else {
             tracing::error!("the lock cannot be had; stopping all the same");
         }
-        if let Some(step) = deadline.and_then(|file| file.step) {
+        if let Some(step) = file.and_then(|file| file.step) {
             step.kill_group();
         }
         tracing::warn!(ticket = %self.script.ticket, epoch = %self.record.epoch, "no lease: the warden stops the service");
@@ -189,7 +166,7 @@ impl Watch {
             self.record.closed = true;
             self.write(lock.is_some());
         }
-        while !self.stopped() {
+        while !self.stopped(deadline) {
             if stop.load(Ordering::Relaxed) {
                 return;
             }
@@ -205,8 +182,9 @@ impl Watch {
         self.noticed = None;
     }
 
-    fn stopped(&self) -> bool {
-        let ended = self.script.stop_and_verify(self.record.epoch, self.record.holder, self.limit);
+    fn stopped(&self, deadline: Option<BootMs>) -> bool {
+        let limit = Duration::from_millis(self.budget.warden_stop_ms(deadline, boot_ms(), self.step_ms));
+        let ended = self.script.stop_and_verify(self.record.epoch, self.record.holder, limit);
         if !succeeded(ended.outcome) {
             tracing::error!(ticket = %self.script.ticket, detail = ended.detail.as_deref().unwrap_or(""), "the stop is not verified; it is tried again");
         }
@@ -253,22 +231,73 @@ mod tests {
     use std::sync::atomic::{AtomicBool, Ordering};
     use std::time::{Duration, Instant};
 
-    use bcp_wire::{Id, Site};
+    use bcp_wire::Site;
 
-    use super::{Verdict, judge, watch_all};
+    use super::watch_all;
+    use crate::gate::config::GateConfig;
     use crate::gate::record::{BootMs, Record};
-    use crate::gate::store::{DeadlineFile, ProcessMark, Store};
-    use crate::gate::{GateSetup, boot_id};
+    use crate::gate::store::{DeadlineFile, LogLine, ProcessMark, Store};
+    use crate::gate::{GateSetup, boot_id, boot_ms};
 
     const LIMIT: Duration = Duration::from_secs(20);
 
-    #[test]
-    fn a_stop_that_hangs_keeps_no_other_ticket_waiting() {
-        let dir = std::env::temp_dir().join(format!("bcp-warden-{}", std::process::id()));
+    struct Scene {
+        setup: GateSetup,
+        stores: Vec<Store>,
+    }
+
+    impl Drop for Scene {
+        fn drop(&mut self) {
+            let _ = std::fs::remove_dir_all(&self.setup.state_dir);
+        }
+    }
+
+    /// Tickets whose gate is gone; each with its record and its deadline.
+    fn scene(name: &str, tickets: &str, record: &Record, deadline: BootMs) -> Scene {
+        let state_dir = std::env::temp_dir().join(format!("bcp-warden-{name}-{}", std::process::id()));
         let config = r#"
             listen = "127.0.0.1:0"
             credentials = { ca = "ca.pem", cert = "c.pem", key = "c.key" }
             collectors = { a = "https://127.0.0.1:1" }
+        "#;
+        let config: GateConfig = toml::from_str(&format!("{config}{tickets}")).unwrap();
+        let setup = GateSetup { site: Site::A, gate: "host-a".parse().unwrap(), config, state_dir };
+        let stores = setup.config.tickets.iter().map(|ticket| {
+            let store = Store::open(&setup.dir(), &ticket.id).unwrap();
+            store.write(record).unwrap();
+            let (gate, boot_id) = (ProcessMark { pid: i32::MAX, started: 1 }, boot_id().unwrap());
+            let (ticket, epoch) = (ticket.id.clone(), record.epoch);
+            store.write_deadline(&DeadlineFile { boot_id, ticket, epoch, deadline, gate, step: None }).unwrap();
+            store
+        });
+        Scene { stores: stores.collect(), setup }
+    }
+
+    impl Scene {
+        fn may_run(&self, at: usize) -> bool {
+            self.stores[at].read().unwrap().may_run
+        }
+
+        /// Lets the warden watch until ticket `at` is stopped; which tickets may run at that moment.
+        fn watch_until_stopped(&self, at: usize) -> Vec<bool> {
+            let stop = AtomicBool::new(false);
+            std::thread::scope(|scope| {
+                let watching = scope.spawn(|| watch_all(&self.setup, &stop, || {}));
+                let begun = Instant::now();
+                while self.may_run(at) && begun.elapsed() < LIMIT {
+                    std::thread::sleep(Duration::from_millis(20));
+                }
+                let found = (0..self.stores.len()).map(|at| self.may_run(at)).collect();
+                stop.store(true, Ordering::Relaxed);
+                watching.join().unwrap().unwrap();
+                found
+            })
+        }
+    }
+
+    #[test]
+    fn a_stop_that_hangs_keeps_no_other_ticket_waiting() {
+        let tickets = r#"
             [[ticket]]
             id = "hangs"
             script = ["/bin/sh", "-c", "sleep 60"]
@@ -277,57 +306,27 @@ mod tests {
             id = "stops"
             script = ["/bin/sh", "-c", "true"]
         "#;
-        let config = toml::from_str(config).unwrap();
-        let setup = GateSetup { site: Site::A, gate: "host-a".parse().unwrap(), config, state_dir: dir.clone() };
-        let stores = ["hangs", "stops"].map(|id| {
-            let ticket: Id = id.parse().unwrap();
-            let store = Store::open(&setup.dir(), &ticket).unwrap();
-            let record = Record { may_run: true, holder: Some(Site::A), ..Record::default() };
-            store.write(&record).unwrap();
-            let gate = ProcessMark { pid: i32::MAX, started: 1 };
-            let boot_id = boot_id().unwrap();
-            let file = DeadlineFile { boot_id, ticket, epoch: record.epoch, deadline: BootMs(1), gate, step: None };
-            store.write_deadline(&file).unwrap();
-            store
-        });
-        let stop = AtomicBool::new(false);
-        let may_run = |store: &Store| store.read().unwrap().may_run;
-        let (stopped, hangs) = std::thread::scope(|scope| {
-            let watching = scope.spawn(|| watch_all(&setup, &stop, || {}));
-            let begun = Instant::now();
-            while may_run(&stores[1]) && begun.elapsed() < LIMIT {
-                std::thread::sleep(Duration::from_millis(20));
-            }
-            let found = (!may_run(&stores[1]), may_run(&stores[0]));
-            stop.store(true, Ordering::Relaxed);
-            watching.join().unwrap().unwrap();
-            found
-        });
-        std::fs::remove_dir_all(dir).unwrap();
-        assert!(stopped, "one ticket waits for the other");
-        assert!(hangs, "what hangs is not believed stopped");
+        let record = Record { may_run: true, holder: Some(Site::A), ..Record::default() };
+        let found = scene("others", tickets, &record, BootMs(1)).watch_until_stopped(1);
+        assert_eq!(found, [true, false], "one ticket waits for the other, or what hangs is believed stopped");
     }
 
+    /// The gate closed the epoch in time and died; its program hangs in `stop`, and has stopped the service all the same.
     #[test]
-    fn what_the_files_mean() {
-        let open = Record { may_run: true, ..Record::default() };
-        let closed = Record { closed: true, ..open.clone() };
-        let file = DeadlineFile {
-            boot_id: "b".to_owned(),
-            ticket: "rx".parse().unwrap(),
-            epoch: open.epoch,
-            deadline: BootMs(100),
-            gate: ProcessMark { pid: 1, started: 1 },
-            step: None,
-        };
-        for (record, file, now, verdict) in [
-            (&Record::default(), None, 500, Verdict::Fine),
-            (&open, Some(&file), 99, Verdict::Fine),
-            (&open, Some(&file), 100, Verdict::Late),
-            (&open, None, 50, Verdict::GateActs),
-            (&closed, Some(&file), 50, Verdict::GateActs),
-        ] {
-            assert_eq!(judge(record, file, BootMs(now)), verdict, "{record:?} at {now}");
-        }
+    fn a_stop_that_hangs_after_the_grace_still_ends_within_stop_max() {
+        let tickets = r#"
+            [[ticket]]
+            id = "hangs"
+            script = ["/bin/sh", "-c", "[ $BCP_STEP = stop ] && exec sleep 60; true"]
+            step_timeout = "4s"
+        "#;
+        let record = Record { may_run: true, closed: true, holder: Some(Site::A), ..Record::default() };
+        let deadline = boot_ms();
+        let scene = scene("grace", tickets, &record, deadline);
+        assert_eq!(scene.watch_until_stopped(0), [false]);
+        let log = std::fs::read_to_string(scene.setup.dir().join("gate.log.jsonl")).unwrap();
+        let line: LogLine = serde_json::from_str(log.lines().last().unwrap()).unwrap();
+        let stop_max_ms = scene.setup.config.timing.resolve().stop_max_ms;
+        assert!(line.boot_ms <= deadline.plus(stop_max_ms), "stopped {} ms after it", line.boot_ms.since(deadline));
     }
 }

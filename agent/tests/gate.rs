@@ -174,7 +174,7 @@ impl Host {
             [[gate.ticket]]
             id = "rx"
             script = ["/bin/sh", "{script}", "{service}"]
-            step_timeout = "900ms"
+            step_timeout = "750ms"
             "#,
             dir = dir.display(),
             script = world.dir.join("service.sh").display(),

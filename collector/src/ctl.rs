@@ -1,7 +1,7 @@
 //! `bcpctl`: what an operator asks and orders, from any collector.
 //!
-//! Knows: the control listener's requests and how to print their answers. Every order carries an idempotency key and, for
-//! moves, the epoch and revision that were seen, so that a late or repeated order does nothing.
+//! Knows: the control listener's requests and how to print their answers. Every order carries an idempotency key and, where
+//! it is about a ticket, the epoch and revision that were seen, so that a late or repeated order does nothing.
 
 mod args;
 mod print;
@@ -19,10 +19,10 @@ use bcp_core::alarms::AlarmCommand;
 use bcp_core::failover::{Explanation, TicketCommand};
 use bcp_core::replica::CommandVerb;
 use bcp_core::status::IncidentCommand;
-use bcp_wire::Id;
+use bcp_wire::{Epoch, Id};
 use clap::{CommandFactory, Parser};
 
-use args::{Cli, Command, Incident};
+use args::{Cli, Command, Incident, Seen};
 use server::Server;
 
 use crate::cli::EXIT_CONFIG;
@@ -92,8 +92,9 @@ async fn run(cli: Cli) -> anyhow::Result<bool> {
         }
         Command::Completions { .. } | Command::Snapshot(_) => {}
         order => {
+            let unconditional = unconditional(&order);
             let verb = verb(&server, order).await?;
-            let result = server.order(verb).await?;
+            let result = server.order(verb, unconditional).await?;
             show(json, &result, print::result)?;
             return Ok(result.ok);
         }
@@ -114,33 +115,65 @@ fn in_ms(length: Duration) -> u64 {
     u64::try_from(length.as_millis()).unwrap_or(u64::MAX)
 }
 
+const fn unconditional(order: &Command) -> bool {
+    match order {
+        Command::Move { seen, .. }
+        | Command::Abort { seen, .. }
+        | Command::Freeze { seen, .. }
+        | Command::Unfreeze { seen, .. }
+        | Command::Confirm { seen, .. } => seen.unconditional,
+        _ => false,
+    }
+}
+
+/// The epoch and revision that an order to a ticket is compared with.
+async fn expected(server: &Server, id: &Id, seen: &Seen) -> anyhow::Result<Option<(Epoch, u64)>> {
+    if seen.unconditional || seen.expect.is_some() {
+        return Ok(seen.expect);
+    }
+    let view = server.ticket(id).await?;
+    Ok(Some((view.epoch, view.revision)))
+}
+
+async fn ticket(server: &Server, command: Command) -> anyhow::Result<(Id, TicketCommand)> {
+    Ok(match command {
+        Command::Move { ticket: id, to, reason, seen } => {
+            let expect = expected(server, &id, &seen).await?;
+            (id, TicketCommand::Move { to, reason, expect })
+        }
+        Command::Abort { ticket: id, reason, seen } => {
+            let expect = expected(server, &id, &seen).await?;
+            (id, TicketCommand::Abort { reason, expect })
+        }
+        Command::Freeze { ticket: id, length, reason, seen } => {
+            let expect = expected(server, &id, &seen).await?;
+            (id, TicketCommand::Freeze { reason, for_ms: in_ms(length), expect })
+        }
+        Command::Unfreeze { ticket: id, reason, seen } => {
+            let expect = expected(server, &id, &seen).await?;
+            (id, TicketCommand::Unfreeze { reason, expect })
+        }
+        Command::Confirm { ticket: id, epoch, seen } => {
+            let view = server.ticket(&id).await?;
+            let waiting = epoch.or(view.awaiting_confirmation.map(|waiting| waiting.epoch));
+            let epoch = waiting.with_context(|| format!("{id} waits for no confirmation"))?;
+            let now = (!seen.unconditional).then_some((view.epoch, view.revision));
+            (id, TicketCommand::Confirm { epoch, expect: seen.expect.or(now) })
+        }
+        _ => bail!("not an order to a ticket"),
+    })
+}
+
 async fn verb(server: &Server, command: Command) -> anyhow::Result<CommandVerb> {
-    let ticket = |ticket: Id, command: TicketCommand| CommandVerb::Ticket { ticket, command };
     let alarm = |alarm: String, command: AlarmCommand| CommandVerb::Alarm { alarm, command };
     Ok(match command {
-        Command::Move { ticket: id, to, reason, unconditional } => {
-            let expect = if unconditional {
-                None
-            } else {
-                let view = server.ticket(&id).await?;
-                Some((view.epoch, view.revision))
-            };
-            ticket(id, TicketCommand::Move { to, reason, expect })
-        }
-        Command::Abort { ticket: id, reason } => ticket(id, TicketCommand::Abort { reason }),
-        Command::Freeze { ticket: id, length, reason } => {
-            ticket(id, TicketCommand::Freeze { reason, for_ms: in_ms(length) })
-        }
-        Command::Unfreeze { ticket: id, reason } => ticket(id, TicketCommand::Unfreeze { reason }),
-        Command::Confirm { ticket: id, epoch } => {
-            let epoch = match epoch {
-                Some(epoch) => epoch,
-                None => {
-                    let waiting = server.ticket(&id).await?.awaiting_confirmation;
-                    waiting.with_context(|| format!("{id} waits for no confirmation"))?.epoch
-                }
-            };
-            ticket(id, TicketCommand::Confirm { epoch })
+        Command::Move { .. }
+        | Command::Abort { .. }
+        | Command::Freeze { .. }
+        | Command::Unfreeze { .. }
+        | Command::Confirm { .. } => {
+            let (id, command) = ticket(server, command).await?;
+            CommandVerb::Ticket { ticket: id, command }
         }
         Command::Ack { alarm: key, note } => alarm(key, AlarmCommand::Acknowledge { note }),
         Command::Shelve { alarm: key, length, reason } => {
@@ -185,6 +218,9 @@ mod tests {
         let parse = |line: &str| Cli::try_parse_from(line.split_whitespace()).is_ok();
         assert!(parse("bcpctl move prescriptions --to b --reason test"));
         assert!(parse("bcpctl freeze prescriptions --for 2h --reason test"));
+        assert!(parse("bcpctl unfreeze prescriptions --reason test --expect 1.7,31"));
+        assert!(!parse("bcpctl unfreeze prescriptions --reason test --expect 1.7"));
+        assert!(!parse("bcpctl abort prescriptions --reason test --expect 1.7,31 --unconditional"));
         assert!(parse("bcpctl incident update inc-1 --text en=Working --fallback en --json"));
         assert!(!parse("bcpctl move prescriptions --to x --reason test"));
         assert!(!parse("bcpctl freeze prescriptions --for ever --reason test"));

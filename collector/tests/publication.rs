@@ -81,7 +81,7 @@ fn votes(policy: &Policy, observer: Site, at: u64) -> Vec<Item> {
     };
     let sights: BTreeMap<Site, Sight> = Site::ALL.map(|site| (site, Sight::Seen)).into();
     vec![
-        Item::ServiceVotes(ServiceVotes { observer, session: 7, services }),
+        Item::ServiceVotes(ServiceVotes { observer, session: 7, seq: at + 1, services }),
         Item::AlarmVotes(AlarmVotes {
             observer,
             session: 7,
@@ -91,6 +91,7 @@ fn votes(policy: &Policy, observer: Site, at: u64) -> Vec<Item> {
         Item::Observation(Observation {
             observer,
             session: 7,
+            seq: at + 1,
             policy_hash: policy.hash(),
             control: sights.clone(),
             agents: sights,

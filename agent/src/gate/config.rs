@@ -8,6 +8,7 @@ use bcp_wire::control::MAX_TICKETS_PER_GATE;
 use bcp_wire::{Id, Site};
 use serde::Deserialize;
 
+use super::budget::{Budget, STOP_MAX_LEAST_MS};
 use crate::span::Span;
 
 /// A lease that lasts longer moves nothing any more.
@@ -68,7 +69,8 @@ pub struct TicketConfig {
     pub loss: Loss,
     /// Program and arguments, run once per step.
     pub script: Vec<String>,
-    /// Longest a step may take; `stop` and `verify-stopped` count as one.
+    /// Longest a step may take; `stop` and `verify-stopped` count as one, and have three quarters of `stop_max`: the rest is
+    /// for the warden to notice and to take over.
     #[serde(default = "default_step_timeout")]
     pub step_timeout: Span,
     #[serde(default)]
@@ -177,6 +179,11 @@ impl GateTiming {
         stopped_ms.saturating_mul(101).div_ceil(99).saturating_add(self.tick_ms)
     }
 
+    #[must_use]
+    pub const fn budget(self) -> Budget {
+        Budget { stop_max_ms: self.stop_max_ms }
+    }
+
     fn longest_ms(self) -> u64 {
         let GateTiming { tick_ms, renew_ms, ttl_holder_ms, ttl_ms, acquire_after_ms, stop_max_ms } = self;
         [tick_ms, renew_ms, ttl_holder_ms, ttl_ms, acquire_after_ms, stop_max_ms].into_iter().fold(0, u64::max)
@@ -205,6 +212,12 @@ impl GateConfig {
         if timing.renew_ms == 0 || timing.renew_ms.saturating_mul(3) > timing.ttl_holder_ms {
             say("timing", "three renewals must fit in ttl_holder".to_owned());
         }
+        if timing.stop_max_ms < STOP_MAX_LEAST_MS {
+            say(
+                "timing",
+                format!("stop_max must be at least {STOP_MAX_LEAST_MS} ms: a warden notices and stops within it"),
+            );
+        }
         if self.collectors.is_empty() {
             say("collectors", "a gate without a collector can never hold a lease".to_owned());
         }
@@ -225,8 +238,13 @@ impl GateConfig {
             if ticket.script.is_empty() {
                 say(&at("script"), format!("`{}` has no program", ticket.id));
             }
-            if ticket.step_timeout.as_millis() == 0 || ticket.step_timeout.as_millis() > timing.stop_max_ms {
-                say(&at("step_timeout"), format!("`{}` must end a step within stop_max", ticket.id));
+            let (step_ms, most_ms) = (ticket.step_timeout.as_millis(), timing.budget().stop_ms());
+            if step_ms == 0 || step_ms > most_ms {
+                let reason = format!(
+                    "`{}`: {step_ms} ms is not between 1 and {most_ms} ms, three quarters of stop_max ({} ms); the warden needs the rest to notice and to take over",
+                    ticket.id, timing.stop_max_ms
+                );
+                say(&at("step_timeout"), reason);
             }
         }
         faults
@@ -268,5 +286,10 @@ mod tests {
         .unwrap();
         assert_eq!(config.timing.resolve(), GateTiming::METRO);
         assert!(config.faults().is_empty());
+        let fast = GateConfig { timing: super::TimingChoice::Named(super::TimingName::Fast), ..config };
+        let faults = fast.faults();
+        let [(key, reason)] = faults.as_slice() else { panic!("{faults:?}") };
+        assert_eq!(key, "ticket[0].step_timeout");
+        assert!(reason.contains("3000 ms is not between 1 and 1050 ms"), "{reason}");
     }
 }

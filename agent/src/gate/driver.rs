@@ -9,7 +9,7 @@ mod requests;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use bcp_identity::{Credentials, Identity};
 use bcp_wire::control::{GateAnswer, PromiseAnswer, PromiseAsk, PromiseVerdict, ServiceFacts};
@@ -168,7 +168,7 @@ impl Gate {
         let address = setup.config.listen;
         let listener = TcpListener::bind(address).await.map_err(|source| GateError::Listen { address, source })?;
         let (inputs, inbox) = mpsc::channel(INPUTS);
-        let starts = incarnation::take(&setup.dir().join("starts"), 0);
+        let starts = incarnation::take(&setup.dir().join("starts"), first_start(&setup.dir().join("starts")));
         if let Some(trouble) = &starts.trouble {
             tracing::warn!(%trouble, "the gate's start counter is not kept");
         }
@@ -390,6 +390,13 @@ impl Gate {
             }
         }
     }
+}
+
+/// Where the start counter begins: a gate that is installed anew must not count from one, for its requests would be taken
+/// for old ones.
+fn first_start(path: &std::path::Path) -> u64 {
+    let now_s = || SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+    if path.exists() { 0 } else { now_s() }
 }
 
 #[derive(Debug)]

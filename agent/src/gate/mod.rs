@@ -10,6 +10,7 @@
 //! any of them can only end a lease early.
 
 mod ask;
+pub mod budget;
 mod clock;
 pub mod config;
 mod driver;

@@ -134,6 +134,12 @@ impl Replica {
         self.failover.explain(self.policy.as_ref()?, ticket)
     }
 
+    /// Why a policy cannot take the place of the agreed one now, if it cannot.
+    #[must_use]
+    pub fn policy_fault(&self, policy: &Policy) -> Option<crate::policy::Fault> {
+        policy.unsafe_fault().or_else(|| self.failover.change_fault(self.policy.as_ref()?, policy))
+    }
+
     /// What became of a command, by its key.
     #[must_use]
     pub fn result_of(&self, key: &str) -> Option<&CommandResult> {

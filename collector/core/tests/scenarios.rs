@@ -252,7 +252,7 @@ fn service_down_for_30_s_moves_through_a_drain() {
 #[test]
 fn a_frozen_ticket_neither_moves_nor_stops() {
     let mut world = settled();
-    let key = world.command(TicketCommand::Freeze { reason: "maintenance".into(), for_ms: 3_600_000 });
+    let key = world.command(TicketCommand::Freeze { reason: "maintenance".into(), for_ms: 3_600_000, expect: None });
     world.run(120_000);
     assert!(world.result(&key).is_some_and(|r| r.ok));
     assert_eq!(world.active(), [Site::A], "the holder keeps renewing");
@@ -260,7 +260,7 @@ fn a_frozen_ticket_neither_moves_nor_stops() {
     world.run(120_000);
     assert_eq!(world.ticket().epoch.counter, 1);
     assert!((1..=2).contains(&world.told("it is frozen by operator:op-1: maintenance")), "{:#?}", world.story());
-    world.command(TicketCommand::Unfreeze { reason: "done".into() });
+    world.command(TicketCommand::Unfreeze { reason: "done".into(), expect: None });
     let served = world.run_until(30_000, |w| w.active() == [Site::B]);
     assert!(served.is_some(), "{:#?}", world.story());
     end(&world);
@@ -274,7 +274,7 @@ fn confirm_waits_for_a_human_and_gives_up_asking() {
     world.run(30_000);
     assert!(world.replica.conditions.contains("ticket-confirm/rx"));
     let epoch = world.ticket().epoch;
-    let key = world.command(TicketCommand::Confirm { epoch });
+    let key = world.command(TicketCommand::Confirm { epoch, expect: None });
     let served = world.run_until(30_000, |w| w.active() == [Site::B]);
     assert!(served.is_some() && world.result(&key).is_some_and(|r| r.ok), "{:#?}", world.story());
 
@@ -282,7 +282,7 @@ fn confirm_waits_for_a_human_and_gives_up_asking() {
     world.kill(Site::A);
     world.run(200_000);
     assert_eq!((world.active(), world.told("Nobody confirmed in time")), (vec![], 1));
-    let key = world.command(TicketCommand::Confirm { epoch: world.ticket().epoch });
+    let key = world.command(TicketCommand::Confirm { epoch: world.ticket().epoch, expect: None });
     world.run(1_000);
     assert!(world.result(&key).is_some_and(|r| !r.ok), "too late");
     let key = world.command(TicketCommand::Move { to: Site::B, reason: "by hand".into(), expect: None });
@@ -347,7 +347,7 @@ fn a_command_is_applied_once_by_key_and_compares_revision() {
     let key = world.command(TicketCommand::Move { to: Site::B, reason: "old page".into(), expect: Some(stale) });
     world.run(1_000);
     let result = world.result(&key).expect("answered");
-    assert!(!result.ok && result.message.contains("has changed"), "{result:?}");
+    assert!(!result.ok && result.message.contains("changed meanwhile"), "{result:?}");
     assert_eq!(world.ticket().phase, Phase::Held);
     end(&world);
 }

@@ -104,17 +104,17 @@ fn apply(world: &mut World, op: &Op) {
             world.command(TicketCommand::Move { to: *to, reason: "test".into(), expect: None });
         }
         Op::Abort => {
-            world.command(TicketCommand::Abort { reason: "test".into() });
+            world.command(TicketCommand::Abort { reason: "test".into(), expect: None });
         }
         Op::Freeze => {
-            world.command(TicketCommand::Freeze { reason: "test".into(), for_ms: 30_000 });
+            world.command(TicketCommand::Freeze { reason: "test".into(), for_ms: 30_000, expect: None });
         }
         Op::Unfreeze => {
-            world.command(TicketCommand::Unfreeze { reason: "test".into() });
+            world.command(TicketCommand::Unfreeze { reason: "test".into(), expect: None });
         }
         Op::Confirm => {
             let epoch = world.ticket().epoch;
-            world.command(TicketCommand::Confirm { epoch });
+            world.command(TicketCommand::Confirm { epoch, expect: None });
         }
         Op::ServiceDies(site) => gate(world, *site, |gate| gate.running = None),
         Op::Force(site, kind, outcome) => gate(world, *site, |gate| {
@@ -156,10 +156,10 @@ fn recovers(world: &mut World, auto: bool) {
             (gate.paused, gate.rate) = (false, 1_000);
         });
     }
-    world.command(TicketCommand::Unfreeze { reason: "repaired".into() });
+    world.command(TicketCommand::Unfreeze { reason: "repaired".into(), expect: None });
     let ended = world.run_until(150_000, |w| w.ticket().moving.is_none());
     assert!(ended.is_some(), "L3: a move has no end: {:#?}", world.ticket());
-    world.command(TicketCommand::Unfreeze { reason: "repaired".into() });
+    world.command(TicketCommand::Unfreeze { reason: "repaired".into(), expect: None });
     let held = world.run_until(150_000, |w| w.ticket().moving.is_none() && !w.active().is_empty());
     let blocked = world.ticket().frozen.is_some()
         || world.ticket().history.last().is_some_and(|l| l.outcome == bcp_core::failover::ticket::MoveOutcome::Stuck);

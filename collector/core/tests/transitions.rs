@@ -125,9 +125,9 @@ fn happen(hand: &mut Hand, event: Event) {
             hand.say(site, |_, said| (said.closed, said.renew) = (true, None));
         }
         Event::Move(site) => assert!(hand.command("rx", to(site)), "{:#?}", hand.story()),
-        Event::Abort => assert!(hand.command("rx", TicketCommand::Abort { reason: "no".into() })),
+        Event::Abort => assert!(hand.command("rx", TicketCommand::Abort { reason: "no".into(), expect: None })),
         Event::Freeze => {
-            assert!(hand.command("rx", TicketCommand::Freeze { reason: "no".into(), for_ms: 3_600_000 }));
+            assert!(hand.command("rx", TicketCommand::Freeze { reason: "no".into(), for_ms: 3_600_000, expect: None }));
         }
         Event::BehindAndReport(site) => {
             hand.in_sync = false;
@@ -227,7 +227,7 @@ fn renewed_is_true_only_for_the_nonce_that_was_applied() {
 fn a_closed_epoch_is_not_renewed() {
     let mut hand = reach(State::Held);
     hand.replica.failover.tickets.get_mut("rx").expect("it is there").frozen = None;
-    hand.command("rx", TicketCommand::Freeze { reason: "look".into(), for_ms: 60_000 });
+    hand.command("rx", TicketCommand::Freeze { reason: "look".into(), for_ms: 60_000, expect: None });
     hand.say(Site::A, |_, said| said.closed = true);
     let answers = hand.say(Site::A, |_, said| (said.closed, said.renew) = (false, Some(said.seen)));
     assert!(!answers[0].renewed, "closed once is closed for ever");
@@ -322,7 +322,7 @@ fn who_lifts_the_freeze_of_a_used_up_budget_can_go_on() {
     (hand.there, hand.silent) = (vec![Site::A], vec![Site::B]);
     hand.pass(16_000);
     assert!(hand.ticket("rx").frozen.as_ref().is_some_and(|freeze| freeze.owner == "system"), "{:#?}", hand.story());
-    assert!(hand.command("rx", TicketCommand::Unfreeze { reason: "looked at".into() }));
+    assert!(hand.command("rx", TicketCommand::Unfreeze { reason: "looked at".into(), expect: None }));
     hand.pass(1_000);
     let ticket = hand.ticket("rx");
     assert_eq!((&ticket.frozen, ticket.holder), (&None, Some(Site::A)), "{:#?}", hand.story());
@@ -336,7 +336,11 @@ fn a_confirmed_move_away_from_a_service_that_is_down_waits_out_a_stop_that_fails
     hand.obey("rx");
     hand.down = vec![Site::A];
     hand.pass(30_500);
-    assert!(hand.command("rx", TicketCommand::Confirm { epoch: hand.ticket("rx").epoch }), "{:#?}", hand.story());
+    assert!(
+        hand.command("rx", TicketCommand::Confirm { epoch: hand.ticket("rx").epoch, expect: None }),
+        "{:#?}",
+        hand.story()
+    );
     for _ in 0..3 {
         hand.report("rx", Site::A, StepOutcome::Failed);
     }
@@ -448,4 +452,30 @@ fn a_removed_ticket_keeps_its_epoch() {
     hand.tick(250, vec![bcp_core::replica::Item::Policy(Box::new(again))]);
     hand.pass(1_000);
     assert_eq!(hand.ticket("rx").epoch.counter, 2);
+}
+
+#[test]
+fn every_order_compares_what_its_operator_saw() {
+    let reason = || "an old page".to_owned();
+    let orders: [fn(Option<(Epoch, u64)>, String) -> TicketCommand; 5] = [
+        |expect, reason| TicketCommand::Move { to: Site::B, reason, expect },
+        |expect, reason| TicketCommand::Abort { reason, expect },
+        |expect, reason| TicketCommand::Freeze { reason, for_ms: 60_000, expect },
+        |expect, reason| TicketCommand::Unfreeze { reason, expect },
+        |expect, _| TicketCommand::Confirm { epoch: Epoch { incarnation: 1, counter: 1 }, expect },
+    ];
+    for order in orders {
+        let mut hand = reach(State::Held);
+        let before = hand.ticket("rx").clone();
+        for seen in [(Epoch::NONE, before.revision), (before.epoch, before.revision - 1), (before.epoch, u64::MAX)] {
+            assert!(!hand.command("rx", order(Some(seen), reason())), "{seen:?}");
+        }
+        let says = format!("rx is now at epoch {}, revision {}", before.epoch, before.revision);
+        assert_eq!(hand.told("the ticket changed meanwhile"), 3, "{:#?}", hand.story());
+        assert_eq!(hand.told(&says), 3, "{:#?}", hand.story());
+        assert_eq!(hand.ticket("rx").revision, before.revision, "nothing was done");
+    }
+    let mut hand = reach(State::Held);
+    let seen = (hand.ticket("rx").epoch, hand.ticket("rx").revision);
+    assert!(hand.command("rx", TicketCommand::Move { to: Site::B, reason: reason(), expect: Some(seen) }));
 }

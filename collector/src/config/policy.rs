@@ -149,8 +149,11 @@ fn ticket(section: &mut Section<'_>) -> Option<TicketPolicy> {
     let depends_on = section.optional("depends_on", "tickets that must be at the target first", ids);
     let when_help = "as [\"site_lost(holder)\", \"service_down(holder) for 30s\"]";
     let move_when = section.optional("move_when", when_help, list(move_when));
-    let loss =
-        section.required("loss", "what a gate does when its lease ends: freeze, demote, stop or fence", one_of(LOSSES));
+    let loss = section.required(
+        "loss",
+        "what a gate does when its lease ends: stop; freeze for active-active, where nothing stops",
+        one_of(LOSSES),
+    );
     let gates = section.required("gates", "as { a = [\"host-a\"], b = [\"host-b\"] }", site_map(ids));
     let accept_unfenced = section.optional("accept_unfenced", "true or false", flag);
     let confirm_within_ms = section.optional("confirm_within", "as \"5m\"", duration_ms);

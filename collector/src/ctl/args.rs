@@ -57,6 +57,24 @@ pub(super) struct Access {
     pub key: Option<PathBuf>,
 }
 
+/// What an order to a ticket is compared with: where the ticket has another epoch or revision by then, nothing is done.
+#[derive(Debug, Args)]
+pub(super) struct Seen {
+    /// Epoch and revision that were seen, as 1.7,31; default: those of this moment
+    #[arg(long, value_name = "EPOCH,REVISION", value_parser = parse_expect, conflicts_with = "unconditional")]
+    pub expect: Option<(Epoch, u64)>,
+    /// Do it whatever the ticket has become meanwhile
+    #[arg(long)]
+    pub unconditional: bool,
+}
+
+fn parse_expect(text: &str) -> Result<(Epoch, u64), String> {
+    let (epoch, revision) = text.split_once(',').ok_or("epoch and revision belong together, as 1.7,31")?;
+    let epoch = epoch.parse().map_err(|_| format!("`{epoch}` is not an epoch, as 1.7"))?;
+    let revision = revision.parse().map_err(|_| format!("`{revision}` is not a revision, as 31"))?;
+    Ok((epoch, revision))
+}
+
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
     /// All tickets: holder, epoch, phase, and whether they can fail over now
@@ -72,15 +90,16 @@ pub(super) enum Command {
         /// For the ledger
         #[arg(long)]
         reason: String,
-        /// Do not compare with the epoch and revision seen just now
-        #[arg(long)]
-        unconditional: bool,
+        #[command(flatten)]
+        seen: Seen,
     },
     /// Abort the move of a ticket
     Abort {
         ticket: Id,
         #[arg(long)]
         reason: String,
+        #[command(flatten)]
+        seen: Seen,
     },
     /// Stop automatic moves of a ticket for a time; its holder keeps renewing
     Freeze {
@@ -90,12 +109,16 @@ pub(super) enum Command {
         length: Duration,
         #[arg(long)]
         reason: String,
+        #[command(flatten)]
+        seen: Seen,
     },
     /// Allow automatic moves of a ticket again
     Unfreeze {
         ticket: Id,
         #[arg(long)]
         reason: String,
+        #[command(flatten)]
+        seen: Seen,
     },
     /// Confirm the move that a ticket in mode `confirm` waits for
     Confirm {
@@ -103,6 +126,8 @@ pub(super) enum Command {
         /// Epoch of the waiting move; default: the one that waits now
         #[arg(long)]
         epoch: Option<Epoch>,
+        #[command(flatten)]
+        seen: Seen,
     },
     /// Alarms, most urgent first
     Alarms {

@@ -75,8 +75,8 @@ impl Server {
         views.into_iter().find(|view| view.id == *id).with_context(|| format!("there is no ticket {id}"))
     }
 
-    pub async fn order(&self, verb: CommandVerb) -> anyhow::Result<CommandResult> {
-        let request = CommandRequest { key: format!("{:032x}", rand::random::<u128>()), verb };
+    pub async fn order(&self, verb: CommandVerb, unconditional: bool) -> anyhow::Result<CommandResult> {
+        let request = CommandRequest { key: format!("{:032x}", rand::random::<u128>()), verb, unconditional };
         self.answer(self.client.post(format!("{}/control/v1/command", self.url)).json(&request)).await
     }
 }

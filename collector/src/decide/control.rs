@@ -200,6 +200,10 @@ async fn command(
     if request.key.is_empty() || request.key.len() > MAX_KEY_BYTES {
         return Err(Refusal::Malformed(format!("a key of 1 to {MAX_KEY_BYTES} bytes is needed")));
     }
+    if request.is_blind() {
+        let reason = "a command to a ticket names the epoch and revision it was decided on (`expect`: [epoch, revision]), or says `unconditional`: true";
+        return Err(Refusal::Malformed(reason.to_owned()));
+    }
     encoded(&node.command(request, identity, passed_on).await?)
 }
 

@@ -38,6 +38,7 @@ use tokio::net::TcpListener;
 
 use crate::{Config, Shutdown};
 use link::{Contacts, HttpPeers, Peers};
+use log::DecisionLog;
 use node::Node;
 use raft_log::RaftLog;
 use sight::Watchman;
@@ -106,6 +107,10 @@ pub async fn run_with(
         Arc::new(Node { site, log: Arc::clone(&log), queue: Arc::clone(&queue), peers, contacts, watchman, gates });
     let hash = policy.hash();
     tracing::info!(%site, policy = %hash, "decide");
+    // Only the log can refuse it: what is known here at the start may be old.
+    if let Some(fault) = log.applied().read(|replica| replica.policy_fault(&policy)) {
+        tracing::error!(%fault, "as things stand here, the log will refuse this policy and go on with the agreed one");
+    }
     let tasks = [
         tokio::spawn(lead::keep_contact(Arc::clone(&log), shutdown.clone())),
         tokio::spawn(tick::run(site, Arc::clone(&log), queue, policy, shutdown.clone())),

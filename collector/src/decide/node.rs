@@ -62,6 +62,20 @@ pub struct Accepted {
 pub struct CommandRequest {
     pub key: String,
     pub verb: CommandVerb,
+    /// A command to a ticket compares the epoch and revision that its operator saw. Whoever leaves them out says so here.
+    #[serde(default)]
+    pub unconditional: bool,
+}
+
+impl CommandRequest {
+    /// It is about a ticket, and neither names what its operator saw nor says that it does so on purpose.
+    #[must_use]
+    pub fn is_blind(&self) -> bool {
+        match &self.verb {
+            CommandVerb::Ticket { command, .. } => command.expect().is_none() && !self.unconditional,
+            CommandVerb::Alarm { .. } | CommandVerb::Incident(_) | CommandVerb::Intervention(_) => false,
+        }
+    }
 }
 
 /// Body of `POST /control/v1/sight`.

@@ -102,10 +102,18 @@ fn boot_time() -> Duration {
     Duration::new(u64::try_from(now.tv_sec).unwrap_or(0), u32::try_from(now.tv_nsec).unwrap_or(0))
 }
 
+/// Number of the next word: above every one of this life, and above what the agreed state has heard from the lives before.
+/// A process that restarts and has not caught up yet is ignored until it has.
+#[must_use]
+pub fn next_seq(last: u64, heard: Option<u64>) -> u64 {
+    last.max(heard.unwrap_or(0)).saturating_add(1)
+}
+
 /// Proposes an observation every second; one task.
 pub async fn run<L: DecisionLog>(node: Arc<Node<L>>, policy_hash: String, mut shutdown: Shutdown) {
     let session = rand::random();
     let mut last = boot_time();
+    let mut seq = 0;
     loop {
         tokio::select! {
             () = shutdown.wait() => return,
@@ -122,8 +130,10 @@ pub async fn run<L: DecisionLog>(node: Arc<Node<L>>, policy_hash: String, mut sh
             node.watchman.thawed();
         }
         let (control, agents) = node.watchman.look(node.site, &node.contacts);
+        let heard = node.log.applied().read(|replica| replica.failover.board.sights.get(&node.site).map(|own| own.seq));
+        seq = next_seq(seq, heard);
         let observation =
-            Observation { observer: node.site, session, policy_hash: policy_hash.clone(), control, agents };
+            Observation { observer: node.site, session, seq, policy_hash: policy_hash.clone(), control, agents };
         let proposal = node.propose(vec![Item::Observation(observation)]);
         // A log that takes longer must not hold up the next look: that one would come too late to see a freeze.
         let _ = tokio::time::timeout(OBSERVE_EVERY, proposal).await;
@@ -144,6 +154,14 @@ mod tests {
         assert_eq!(control[&Site::B], Sight::Seen);
         assert_eq!(control[&Site::W], Sight::Seen);
         assert_eq!(agents[&Site::A], Sight::Unknown);
+    }
+
+    #[test]
+    fn a_new_life_goes_on_above_what_was_heard_of_the_old_one() {
+        assert_eq!(next_seq(0, None), 1);
+        assert_eq!(next_seq(1, None), 2);
+        assert_eq!(next_seq(0, Some(900)), 901);
+        assert_eq!(next_seq(905, Some(903)), 906, "some are still on their way");
     }
 
     #[test]

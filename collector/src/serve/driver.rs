@@ -113,6 +113,8 @@ struct Turn {
     /// Since when the loop runs without a gap.
     listening: Mono,
     sights: BTreeMap<Id, ServiceSight>,
+    /// Number of the last word about services.
+    service_seq: u64,
     last_shown: Shown,
     commit_ms: u64,
     store_trouble: Option<String>,
@@ -141,6 +143,7 @@ impl Driver {
             pulse: Mono(0),
             listening: Mono(0),
             sights: BTreeMap::new(),
+            service_seq: 0,
             last_shown: Shown::default(),
             commit_ms: 0,
             store_trouble: None,

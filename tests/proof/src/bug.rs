@@ -12,6 +12,8 @@ pub enum Bug {
     LeaseFromReceipt,
     /// Nobody stops the service of a gate that is dead or paused.
     NoWarden,
+    /// A warden that waited and had to get the lock takes the whole of `stop_max` for its stop all the same.
+    WardenTakesItAll,
     /// The epoch is the term of the log.
     EpochFromTerm,
     /// A gate that starts takes a whole new lease.
@@ -66,13 +68,20 @@ pub enum Bug {
     DependencyIgnored,
     /// `observe` acts.
     ObserveActs,
+    /// A word of an observer counts though a later one was heard.
+    OldWordCounted,
+    /// An order is carried out whatever the ticket has become since its operator looked.
+    OrdersDoNotCompare,
+    /// A new policy is taken over whoever holds what.
+    PolicyTakesAway,
 }
 
 impl Bug {
-    pub const ALL: [Bug; 30] = [
+    pub const ALL: [Bug; 34] = [
         Bug::MarginZero,
         Bug::LeaseFromReceipt,
         Bug::NoWarden,
+        Bug::WardenTakesItAll,
         Bug::EpochFromTerm,
         Bug::RestartLengthensLease,
         Bug::NoWaitOut,
@@ -100,5 +109,8 @@ impl Bug {
         Bug::EpochReused,
         Bug::DependencyIgnored,
         Bug::ObserveActs,
+        Bug::OldWordCounted,
+        Bug::OrdersDoNotCompare,
+        Bug::PolicyTakesAway,
     ];
 }

@@ -1,7 +1,8 @@
 //! For each seeded bug the story in which it would do its harm. Without the bug every one of them ends well.
 
-use bcp_core::failover::TicketCommand;
+use bcp_core::failover::{Observation, TicketCommand};
 use bcp_core::policy::{Mode, Rpo, TicketPolicy, Timing};
+use bcp_core::replica::Item;
 use bcp_wire::Site::{self, A, B, W};
 
 use crate::bug::Bug;
@@ -87,6 +88,20 @@ fn isolated_and_paused(world: &mut World) {
     world.run(40_000);
 }
 
+/// The gate closes its epoch in time and dies; its stop never began, and the warden's hangs.
+fn isolated_and_killed(world: &mut World) {
+    far_apart(world);
+    world.isolate(A);
+    world.run_until(20_000, |world| world.hosts[gate(world, A)].posts[&rx()].disk.closed);
+    world.each_host(A, |host, _| {
+        for post in host.posts.values_mut() {
+            post.stop = None;
+        }
+    });
+    world.kill_agents(A);
+    world.run(40_000);
+}
+
 fn isolated_and_restarted(world: &mut World) {
     far_apart(world);
     world.isolate(A);
@@ -136,7 +151,7 @@ fn one_gate_of_two_stops(world: &mut World) {
 }
 
 fn frozen(world: &mut World) {
-    world.command("rx", TicketCommand::Freeze { reason: "drill".to_owned(), for_ms: 60_000 });
+    world.command("rx", TicketCommand::Freeze { reason: "drill".to_owned(), for_ms: 60_000, expect: None });
     world.run(30_000);
 }
 
@@ -155,7 +170,7 @@ fn lost_three_times(world: &mut World) {
 /// A human lifts the freeze: the ticket must go on.
 fn lifted(world: &mut World) {
     lost_three_times(world);
-    world.command("rx", TicketCommand::Unfreeze { reason: "drill".to_owned() });
+    world.command("rx", TicketCommand::Unfreeze { reason: "drill".to_owned(), expect: None });
     let served = world.run_until(60_000, |world| world.active(&rx()) == [B]);
     if served.is_none() && world.invariants.breaches.is_empty() {
         let what = "nobody can move it although a human lifted its freeze".to_owned();
@@ -173,6 +188,48 @@ fn an_old_word(world: &mut World) {
     world.run(20_000);
     world.power_off(A);
     world.run(60_000);
+}
+
+/// b saw nothing of a once. It does now, but what it said then comes again and again, when w sees nothing of a either.
+fn an_old_word_comes_again(world: &mut World) {
+    world.cut(A, B);
+    world.run(15_000);
+    let said = world.replica.failover.board.sights.get(&B).cloned();
+    world.heal();
+    world.run(10_000);
+    let Some(said) = said else { return };
+    world.cut(A, W);
+    world.kill_agents(A);
+    for _ in 0..20 {
+        let old = Observation {
+            observer: B,
+            session: said.session,
+            seq: said.seq,
+            policy_hash: said.policy_hash.clone(),
+            control: said.control.clone(),
+            agents: said.agents.clone(),
+        };
+        world.run(500);
+        world.propose(Item::Observation(old));
+        world.run(500);
+    }
+}
+
+/// The operator looked before the ticket was frozen.
+fn an_old_page(world: &mut World) {
+    let seen = world.ticket().map(|ticket| (ticket.epoch, ticket.revision));
+    frozen(world);
+    world.command("rx", TicketCommand::Unfreeze { reason: "drill".to_owned(), expect: seen });
+    world.run(5_000);
+}
+
+/// A policy that names b alone, while a holds the ticket.
+fn a_policy_without_the_holder(world: &mut World) {
+    for rule in world.policy.tickets.values_mut() {
+        (rule.sites, rule.preferred) = (vec![B], Some(B));
+        rule.gates.remove(&A);
+    }
+    world.run(30_000);
 }
 
 fn one_mute_observer(world: &mut World) {
@@ -280,6 +337,7 @@ const fn story(bug: Bug) -> Story {
         | Bug::PromoteBeforeSeal
         | Bug::ClosedEpochReopened => ("isolated, clocks far apart", usual, isolated),
         Bug::LeaseFromReceipt => ("late answers", usual, isolated_with_late_answers),
+        Bug::WardenTakesItAll => ("isolated and killed after it closed the epoch", usual, isolated_and_killed),
         Bug::NoWarden => ("isolated and paused", usual, isolated_and_paused),
         Bug::RestartLengthensLease => ("isolated and restarted", usual, isolated_and_restarted),
         Bug::RenewalStampedBeforeTick => ("isolated in a stall of the leader", usual, isolated_in_a_stall),
@@ -296,6 +354,9 @@ const fn story(bug: Bug) -> Story {
         Bug::LogTimeFromWall => ("the wall clock jumps", usual, the_wall_clock_jumps),
         Bug::ReelectedLeaderCounts => ("led by another meanwhile", usual, led_by_another_meanwhile),
         Bug::AnsweredBeforeLogged => ("lost", usual, lost),
+        Bug::OldWordCounted => ("an old word comes again", usual, an_old_word_comes_again),
+        Bug::OrdersDoNotCompare => ("an old page", usual, an_old_page),
+        Bug::PolicyTakesAway => ("a policy without the holder's site", usual, a_policy_without_the_holder),
         Bug::ObserveActs => ("lost, in mode observe", observed, lost),
         Bug::LossLeavesStep => ("cut off while promoting", usual, cut_off_while_promoting),
         Bug::PromiseOfOneMissing => ("no collectors", pairs, no_collectors),

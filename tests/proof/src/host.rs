@@ -6,6 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
+use bcp_agent::gate::budget::{Budget, POLL_MS, Verdict};
 use bcp_agent::gate::config::GateTiming;
 use bcp_agent::gate::machine::{Action, Event, FoundDeadline, Machine, Peer, Terms};
 use bcp_agent::gate::record::{BootMs, Record};
@@ -62,6 +63,8 @@ pub struct Wishes {
 #[derive(Debug)]
 pub struct Play {
     pub now: u64,
+    /// Nobody looks at a clock in between.
+    pub step_ms: u64,
     /// Absent in the model: everything takes its usual time.
     pub dice: Option<Dice>,
     pub bug: Option<Bug>,
@@ -129,7 +132,7 @@ pub struct Post {
     pub stop: Option<u64>,
     /// The warden's stop ends then.
     pub warden: Option<u64>,
-    noticed: Option<u64>,
+    noticed: Option<BootMs>,
     /// The epoch under which the service runs, or may.
     pub running: Option<Epoch>,
     pub copy: Copy,
@@ -153,7 +156,7 @@ pub struct Host {
     /// Agent process stopped (SIGSTOP): its warden and its programs go on.
     pub paused: bool,
     pub disk_full: bool,
-    /// Every stop takes as long as it may.
+    /// Every stop hangs, and takes as long as it may.
     pub slow_stops: bool,
     /// What a step takes, where it is not a matter of chance.
     pub step_takes_ms: Option<u64>,
@@ -384,36 +387,61 @@ impl Host {
         }
     }
 
-    /// How long a loss action that begins now takes: at most to the end that the lease arithmetic counts with.
-    fn stop_ends(&self, file: Option<FoundDeadline>, play: &mut Play) -> u64 {
-        let now = play.now;
-        let local = file.map_or_else(|| self.clock(now), |file| file.deadline);
-        let latest = self.real_of(local.plus(self.timing.stop_max_ms)).max(now);
+    fn budget(&self) -> Budget {
+        gate_timing(&self.timing).budget()
+    }
+
+    /// Real milliseconds in which the clock goes on by so many.
+    fn lasts(&self, local_ms: u64) -> u64 {
+        (local_ms * 1_000).div_ceil(self.rate)
+    }
+
+    /// At most until `latest`, and so long where everything hangs.
+    fn ends(&self, latest: u64, play: &mut Play) -> u64 {
+        let latest = latest.max(play.now);
         match &mut play.dice {
-            Some(dice) if !self.slow_stops => now + dice.below(latest - now + 1),
+            Some(dice) if !self.slow_stops => play.now + dice.below(latest - play.now + 1),
             Some(_) | None => latest,
         }
     }
 
+    /// When the gate's stop ends that begins now. Its machine begins by the deadline, however coarse the steps are here.
+    fn gate_stop_ends(&self, file: Option<FoundDeadline>, play: &mut Play) -> u64 {
+        let begins = file.map_or(play.now, |file| self.real_of(file.deadline).min(play.now));
+        self.ends(begins + self.lasts(self.budget().stop_ms()), play)
+    }
+
+    /// When the warden's loss action ends that is due at `due`: its look, the lock, a kill, then stop and verify.
+    fn warden_ends(&self, deadline: Option<BootMs>, due: BootMs, play: &mut Play) -> u64 {
+        let (budget, clock) = (self.budget(), self.clock(play.now));
+        // The real one looks more often than the steps here.
+        let seen = due.max(BootMs(clock.0.saturating_sub(play.step_ms * self.rate / 1_000))).plus(POLL_MS);
+        let begins = seen.plus(budget.lock_ms() + budget.after_kill_ms());
+        let takes = match play.bug {
+            Some(Bug::WardenTakesItAll) => budget.stop_max_ms,
+            _ => budget.warden_stop_ms(deadline, begins, budget.stop_ms()),
+        };
+        self.ends(self.real_of(begins.plus(takes)), play)
+    }
+
     fn warden_looks(&mut self, id: &Id, play: &mut Play) {
-        let (now, clock) = (play.now, self.clock(play.now));
-        let grace_ms = self.timing.stop_max_ms / 4;
+        let (clock, budget) = (self.clock(play.now), self.budget());
         let Some(post) = self.posts.get_mut(id) else { return };
         if post.warden.is_some() || !post.disk.may_run {
             post.noticed = None;
             return;
         }
-        let late = match post.file {
-            Some(file) if !post.disk.closed && clock < file.deadline => {
+        let deadline = post.file.map(|file| file.deadline);
+        let noticed = *post.noticed.get_or_insert(clock);
+        let due = match budget.judge(&post.disk, deadline, noticed, clock) {
+            Verdict::Fine => {
                 post.noticed = None;
                 return;
             }
-            Some(_) if !post.disk.closed => true,
-            Some(_) | None => now.saturating_sub(*post.noticed.get_or_insert(now)) >= grace_ms,
+            Verdict::GateActs { until } if clock < until => return,
+            Verdict::GateActs { until } => until,
+            Verdict::Late => deadline.unwrap_or(clock),
         };
-        if !late {
-            return;
-        }
         if play.bug != Some(Bug::LossLeavesStep) {
             post.step = None;
         }
@@ -424,8 +452,7 @@ impl Host {
             let after = Box::new(post.disk.clone());
             play.wishes.notes.push(Note::Stored { ticket: id.clone(), before: Box::new(before), after });
         }
-        let file = post.file;
-        let ends = self.stop_ends(file, play);
+        let ends = self.warden_ends(deadline, due, play);
         if let Some(post) = self.posts.get_mut(id) {
             post.warden = Some(ends);
         }
@@ -525,7 +552,7 @@ impl Host {
                 }
                 Action::RunStop { .. } => {
                     let (file, lost) = (post.file, post.disk.may_run && post.running.is_some());
-                    let ends = if lost { self.stop_ends(file, play) } else { now };
+                    let ends = if lost { self.gate_stop_ends(file, play) } else { now };
                     if let Some(post) = self.posts.get_mut(id) {
                         post.stop = Some(ends);
                     }

@@ -198,10 +198,10 @@ fn happen(world: &mut World, act: Act) {
             world.command("rx", TicketCommand::Move { to, reason: reason(), expect: None });
         }
         Act::Abort => {
-            world.command("rx", TicketCommand::Abort { reason: reason() });
+            world.command("rx", TicketCommand::Abort { reason: reason(), expect: None });
         }
         Act::Freeze => {
-            world.command("rx", TicketCommand::Freeze { reason: reason(), for_ms: 3_000 });
+            world.command("rx", TicketCommand::Freeze { reason: reason(), for_ms: 3_000, expect: None });
         }
     }
 }
@@ -264,6 +264,7 @@ impl Model for Failover {
             always("I17 restart takes nothing", |_, state| holds(state, 17)),
             always("I20 log time is slow", |_, state| holds(state, 20)),
             always("I21 two witnesses", |_, state| holds(state, 21)),
+            always("I22 orders compare", |_, state| holds(state, 22)),
         ];
         all.push(Property::sometimes("the other side takes over", |_, state: &State| {
             state.world.active(&rx()) == [Site::B]

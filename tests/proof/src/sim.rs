@@ -218,13 +218,20 @@ fn trouble(world: &mut World, dice: &mut Dice, (site, serving): (Site, Site), re
 }
 
 fn command(world: &mut World, dice: &mut Dice, to: Site, reason: &impl Fn() -> String) -> String {
+    let now = world.ticket().map(|ticket| (ticket.epoch, ticket.revision));
+    // Given on purpose without looking, on what is, or on an older page.
+    let expect = match dice.below(3) {
+        0 => None,
+        1 => now,
+        _ => now.map(|(epoch, revision)| (epoch, revision.saturating_sub(1 + dice.below(3)))),
+    };
     let command = match dice.below(6) {
-        0..=1 => TicketCommand::Move { to, reason: reason(), expect: None },
-        2 => TicketCommand::Abort { reason: reason() },
-        3 => TicketCommand::Freeze { reason: reason(), for_ms: 30_000 },
-        4 => TicketCommand::Unfreeze { reason: reason() },
-        _ => match world.ticket().map(|ticket| ticket.epoch) {
-            Some(epoch) => TicketCommand::Confirm { epoch },
+        0..=1 => TicketCommand::Move { to, reason: reason(), expect },
+        2 => TicketCommand::Abort { reason: reason(), expect },
+        3 => TicketCommand::Freeze { reason: reason(), for_ms: 30_000, expect },
+        4 => TicketCommand::Unfreeze { reason: reason(), expect },
+        _ => match now {
+            Some((epoch, _)) => TicketCommand::Confirm { epoch, expect },
             None => return "nothing to confirm".to_owned(),
         },
     };
@@ -299,13 +306,13 @@ fn recovers(world: &mut World, auto: bool) -> Option<String> {
             post.force.clear();
         }
     }
-    world.command("rx", TicketCommand::Unfreeze { reason: "repaired".to_owned() });
+    world.command("rx", TicketCommand::Unfreeze { reason: "repaired".to_owned(), expect: None });
     let rests = |world: &World| world.replica.failover.tickets.values().all(|ticket| ticket.moving.is_none());
     world.run_until(180_000, rests);
     if world.invariants.breaches.is_empty() && !rests(world) {
         return Some("L3: a move has no end".to_owned());
     }
-    world.command("rx", TicketCommand::Unfreeze { reason: "repaired".to_owned() });
+    world.command("rx", TicketCommand::Unfreeze { reason: "repaired".to_owned(), expect: None });
     let served = world.run_until(180_000, |world| rests(world) && !world.active(&rx()).is_empty());
     let excused = world.replica.failover.tickets.values().any(|ticket| {
         use bcp_core::failover::ticket::MoveOutcome::Stuck;

@@ -137,7 +137,6 @@ pub struct Journal {
 #[derive(Debug)]
 pub struct World {
     pub play: Play,
-    pub step_ms: u64,
     pub policy: Policy,
     /// What the operators believe is in force; a seeded bug may have another one at work.
     pub believed: Policy,
@@ -180,11 +179,11 @@ impl Clone for World {
         World {
             play: Play {
                 now: self.play.now,
+                step_ms: self.play.step_ms,
                 dice: self.play.dice.clone(),
                 bug: self.play.bug,
                 wishes: Wishes::default(),
             },
-            step_ms: self.step_ms,
             policy: self.policy.clone(),
             believed: self.believed.clone(),
             replica: self.replica.clone(),
@@ -222,7 +221,7 @@ impl Clone for World {
 impl World {
     #[must_use]
     pub fn new(policy: Policy, step_ms: u64, seed: Option<u64>, bug: Option<Bug>) -> World {
-        let mut play = Play { now: 0, dice: seed.map(Dice::new), bug, wishes: Wishes::default() };
+        let mut play = Play { now: 0, step_ms, dice: seed.map(Dice::new), bug, wishes: Wishes::default() };
         let mut gates: Vec<(Site, Id)> = Vec::new();
         for site in [Site::A, Site::B] {
             let all: BTreeSet<Id> =
@@ -250,7 +249,6 @@ impl World {
         };
         World {
             play,
-            step_ms,
             believed: policy.clone(),
             policy,
             replica: Replica::default(),
@@ -452,11 +450,16 @@ impl World {
         key
     }
 
+    /// Something reaches the leader once more, or late.
+    pub fn propose(&mut self, item: Item) {
+        self.inbox.push((self.now(), item));
+    }
+
     // Time.
 
     /// Passes time, and stops at the first breach.
     pub fn run(&mut self, ms: u64) {
-        for _ in 0..ms / self.step_ms {
+        for _ in 0..ms / self.play.step_ms {
             self.step();
             if !self.invariants.breaches.is_empty() {
                 return;
@@ -476,7 +479,7 @@ impl World {
     }
 
     pub fn step(&mut self) {
-        self.play.now += self.step_ms;
+        self.play.now += self.play.step_ms;
         self.listen();
         for n in 0..self.hosts.len() {
             self.hosts[n].advance(&mut self.play);
@@ -492,7 +495,7 @@ impl World {
         self.write_data();
         let seen = Moment {
             now: self.play.now,
-            step_ms: self.step_ms,
+            step_ms: self.play.step_ms,
             policy: &self.believed,
             hosts: &self.hosts,
             replica: &self.replica,
@@ -537,6 +540,8 @@ impl World {
             let seen = Observation {
                 observer,
                 session: self.deciders[at(observer)].session,
+                // Grows across restarts, as the shipped one takes it up from the agreed state.
+                seq: self.now(),
                 policy_hash: String::new(),
                 control: sights.clone(),
                 agents: agents.collect(),
@@ -562,7 +567,7 @@ impl World {
             let sight = ServiceSight { status: ServiceStatus::Unknown, by_site, explain: String::new() };
             services.entry(rule.service.clone()).or_insert(sight);
         }
-        ServiceVotes { observer, session: 1, services }
+        ServiceVotes { observer, session: 1, seq: self.now(), services }
     }
 
     /// A collector passes an item on to the leader, if it reaches it.

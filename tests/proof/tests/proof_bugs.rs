@@ -10,10 +10,11 @@ use bcp_proof::invariants::Breach;
 use bcp_proof::{drill, sim};
 
 /// Bug, and the invariants that may catch it. 0: liveness.
-const TABLE: [(Bug, &[u8]); 30] = [
+const TABLE: [(Bug, &[u8]); 34] = [
     (Bug::MarginZero, &[1, 6]),
     (Bug::LeaseFromReceipt, &[1, 16]),
     (Bug::NoWarden, &[1, 16]),
+    (Bug::WardenTakesItAll, &[1, 16]),
     (Bug::EpochFromTerm, &[3, 4]),
     (Bug::RestartLengthensLease, &[1, 17]),
     (Bug::NoWaitOut, &[1, 6]),
@@ -41,6 +42,9 @@ const TABLE: [(Bug, &[u8]); 30] = [
     (Bug::EpochReused, &[3, 4]),
     (Bug::DependencyIgnored, &[12]),
     (Bug::ObserveActs, &[19]),
+    (Bug::OldWordCounted, &[21]),
+    (Bug::OrdersDoNotCompare, &[22]),
+    (Bug::PolicyTakesAway, &[23]),
 ];
 /// Random runs tried where no drill of its own catches a bug.
 const SEEDS: u64 = 60;

@@ -131,7 +131,7 @@ fn s05_a_isolated_but_powered_stops_in_time_and_its_late_commands_are_rejected()
         );
         world.heal();
         world.run(60_000);
-        assert_eq!((world.active(&rx()), world.told("has changed")), (vec![B], 1), "{}", world.story());
+        assert_eq!((world.active(&rx()), world.told("changed meanwhile")), (vec![B], 1), "{}", world.story());
         assert!(world.told("step seal of epoch 1.2") >= 1, "{}", world.story());
     });
 }

@@ -1,7 +1,8 @@
 //! What operators may do to a ticket.
 //!
-//! Knows: when a command fits the present state. Invariants: a command compares (epoch, revision) where it names them; the
-//! answer is a sentence, also when it is no; nothing here goes around a guard.
+//! Knows: when a command fits the present state. Invariants: every command compares (epoch, revision) before anything else,
+//! unless its operator left them out on purpose; the answer is a sentence, also when it is no; nothing here goes around a
+//! guard.
 
 use bcp_wire::control::Phase;
 use bcp_wire::{Epoch, Id, Site};
@@ -22,7 +23,7 @@ pub const MAX_FREEZE_MS: u64 = 30 * 24 * 3_600_000;
 pub enum Refusal {
     #[error("there is no ticket {ticket}")]
     Unknown { ticket: Id },
-    #[error("{ticket} has changed: it is at epoch {epoch}, revision {revision}")]
+    #[error("the ticket changed meanwhile: {ticket} is now at epoch {epoch}, revision {revision}")]
     Changed { ticket: Id, epoch: Epoch, revision: u64 },
     #[error("site {site} may not hold {ticket}")]
     NotASite { ticket: Id, site: Site },
@@ -70,24 +71,24 @@ fn carry_out(
     facts: Facts<'_>,
     out: &mut Vec<Happened>,
 ) -> Result<String, Refusal> {
+    compare(ticket, command.expect(), facts.id)?;
     match command {
-        TicketCommand::Move { to, reason, expect } => {
+        TicketCommand::Move { to, reason, expect: _ } => {
             let reason = given(reason)?;
-            compare(ticket, *expect, facts.id)?;
             let who = Operator { name: operator, reason };
             match facts.rule.kind {
                 TicketKind::ActivePassive => move_to(ticket, *to, who, facts, out),
                 TicketKind::ActiveActive => weigh_to(ticket, *to, who, facts, out),
             }
         }
-        TicketCommand::Abort { reason } => {
+        TicketCommand::Abort { reason, expect: _ } => {
             abort(ticket, Operator { name: operator, reason: given(reason)? }, facts, out)
         }
-        TicketCommand::Freeze { reason, for_ms } => {
+        TicketCommand::Freeze { reason, for_ms, expect: _ } => {
             let who = Operator { name: operator, reason: given(reason)? };
             freeze(ticket, who, *for_ms, facts, out)
         }
-        TicketCommand::Unfreeze { reason } => {
+        TicketCommand::Unfreeze { reason, expect: _ } => {
             let reason = given(reason)?;
             let Some(freeze) = ticket.frozen.take() else {
                 return Err(Refusal::NotFrozen { ticket: facts.id.clone() });
@@ -102,7 +103,7 @@ fn carry_out(
             out.push(by(operator, TicketEvent::Unfrozen { ticket: facts.id.clone(), reason }));
             Ok(format!("{} is no longer frozen", facts.id))
         }
-        TicketCommand::Confirm { epoch } => confirm(ticket, operator, *epoch, facts, out),
+        TicketCommand::Confirm { epoch, expect: _ } => confirm(ticket, operator, *epoch, facts, out),
     }
 }
 

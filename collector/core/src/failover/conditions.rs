@@ -76,7 +76,10 @@ impl State {
             }
         }
         for site in self.board.foreign_policies(&self.policy_hash, self.policy_since, self.now) {
-            let explain = format!("The collector of site {site} was given another policy than the agreed one");
+            let named = self.board.sights.get(&site).map(|said| &said.policy_hash);
+            let refused = self.refused_policy.as_ref().filter(|(hash, _)| Some(hash) == named);
+            let refused = refused.map_or_else(String::new, |(_, reason)| format!(", and it was refused: {reason}"));
+            let explain = format!("The collector of site {site} was given another policy than the agreed one{refused}");
             found.push(of_site("policy-differs", Priority::Medium, site, &POLICY_DIFFERS, explain));
         }
         for id in policy.tickets.keys() {

@@ -2,7 +2,7 @@
 //!
 //! Knows: which of it changes the agreed state. Invariants: a renewal counts only for the present epoch, at the holder's
 //! site, from a gate that has not closed it; a request counts once per nonce; one that was overtaken by a later request of
-//! the same gate never says "in sync".
+//! the same gate, or comes twice, says nothing about how the gate and its copy are now.
 
 use bcp_wire::control::MAX_TICKETS_PER_GATE;
 use bcp_wire::control::{CopyRole, GateSync, Phase, ServiceFacts, StepKind, StepOutcome, StepReport, TicketSync};
@@ -59,8 +59,8 @@ fn take_in(
     let Some(record) = ticket.gates.get_mut(&speaker.site).and_then(|gates| gates.get_mut(speaker.gate)) else {
         return false;
     };
-    let mut changed = hear(record, said, speaker, timing);
     let overtaken = speaker.seq != 0 && speaker.seq <= record.seq;
+    let mut changed = !overtaken && hear(record, said, speaker, timing);
     record.seq = record.seq.max(speaker.seq);
     if believable(said.seen, above) {
         changed |= note_epoch(record, said);

@@ -7,6 +7,7 @@
 //! the full wait; `w` never holds; frozen, off and observe change nothing by themselves; every state has an exit.
 
 mod answer;
+mod change;
 mod command;
 mod conditions;
 pub mod decide;
@@ -56,6 +57,10 @@ pub struct Observation {
     pub observer: Site,
     /// Random per process start.
     pub session: u64,
+    /// Order of this observer's words, growing across its restarts: one that was overtaken, or comes twice, is ignored.
+    /// 0: of a release that did not number them; taken only where none with a number is fresh.
+    #[serde(default)]
+    pub seq: u64,
     pub policy_hash: String,
     /// Its control plane: the other collector, or any gate of the site, was heard within the site_lost period.
     pub control: BTreeMap<Site, Sight>,
@@ -63,15 +68,52 @@ pub struct Observation {
     pub agents: BTreeMap<Site, Sight>,
 }
 
-/// What an operator may do to a ticket. Compare-and-set on epoch and revision where given.
+/// What an operator may do to a ticket. `expect` is the epoch and revision that were seen: where the ticket has another one
+/// by now, nothing is done. Absent only where an operator said so on purpose.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "do", rename_all = "snake_case")]
 pub enum TicketCommand {
-    Move { to: Site, reason: String, expect: Option<(Epoch, u64)> },
-    Abort { reason: String },
-    Freeze { reason: String, for_ms: u64 },
-    Unfreeze { reason: String },
-    Confirm { epoch: Epoch },
+    Move {
+        to: Site,
+        reason: String,
+        expect: Option<(Epoch, u64)>,
+    },
+    Abort {
+        reason: String,
+        #[serde(default)]
+        expect: Option<(Epoch, u64)>,
+    },
+    Freeze {
+        reason: String,
+        for_ms: u64,
+        #[serde(default)]
+        expect: Option<(Epoch, u64)>,
+    },
+    Unfreeze {
+        reason: String,
+        #[serde(default)]
+        expect: Option<(Epoch, u64)>,
+    },
+    /// `epoch` is of the question that is answered.
+    Confirm {
+        epoch: Epoch,
+        #[serde(default)]
+        expect: Option<(Epoch, u64)>,
+    },
+}
+
+impl TicketCommand {
+    /// The epoch and revision that the operator saw.
+    #[must_use]
+    pub const fn expect(&self) -> Option<(Epoch, u64)> {
+        match self {
+            TicketCommand::Move { expect, .. }
+            | TicketCommand::Abort { expect, .. }
+            | TicketCommand::Freeze { expect, .. }
+            | TicketCommand::Unfreeze { expect, .. }
+            | TicketCommand::Confirm { expect, .. } => *expect,
+        }
+    }
 }
 
 /// A state of tickets that an operator must see as an alarm, agreed by construction.
@@ -105,6 +147,9 @@ pub struct State {
     /// The agreed policy is in force since.
     #[serde(default)]
     pub policy_since: LogTime,
+    /// Hash of the policy that was refused last, and why.
+    #[serde(default)]
+    pub refused_policy: Option<(String, String)>,
     pub tickets: BTreeMap<Id, Ticket>,
     pub board: observe::Board,
 }

@@ -2,7 +2,8 @@
 //!
 //! Knows: the last word of each observer, and how old it is in log time. Refuses to know: how an observer looks. Invariants:
 //! an expired word is unknown and never a vote; silence counts only from an observer that has listened without a gap for a
-//! full settling time, so processes that wake up together cannot agree that everybody is gone.
+//! full settling time, so processes that wake up together cannot agree that everybody is gone; a word that was overtaken by
+//! a later one of the same observer, or comes twice, changes nothing and is counted.
 
 use std::collections::BTreeMap;
 
@@ -29,11 +30,23 @@ pub const MAJORITY: usize = 2;
 pub struct Board {
     pub sights: BTreeMap<Site, Sights>,
     pub services: BTreeMap<Site, ServiceWord>,
+    /// Words of an observer that came twice or too late.
+    #[serde(default)]
+    pub ignored: BTreeMap<Site, u64>,
+}
+
+/// Whether a word numbered `seq` is older than the one numbered `known`. Without a number nobody can tell; such a word must
+/// not replace a fresh one that has one.
+const fn overtaken(seq: u64, known: u64, known_is_fresh: bool) -> bool {
+    known != 0 && if seq == 0 { known_is_fresh } else { seq <= known }
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Sights {
     pub session: u64,
+    /// Number of the last word.
+    #[serde(default)]
+    pub seq: u64,
     /// This session is heard without a gap since.
     pub since: LogTime,
     pub at: LogTime,
@@ -48,6 +61,9 @@ pub struct Sights {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ServiceWord {
     pub at: LogTime,
+    /// Number of this word.
+    #[serde(default)]
+    pub seq: u64,
     pub by_site: BTreeMap<Id, BTreeMap<Site, ServiceStatus>>,
 }
 
@@ -64,6 +80,10 @@ impl Board {
     /// Takes in an observation; true where it says something new.
     pub fn observe(&mut self, seen: &Observation, now: LogTime) -> bool {
         let before = self.sights.get(&seen.observer);
+        if before.is_some_and(|b| overtaken(seen.seq, b.seq, now.since(b.at) < OBSERVATION_EXPIRES_MS)) {
+            self.ignore(seen.observer);
+            return false;
+        }
         let unbroken = before.filter(|b| b.session == seen.session && now.since(b.at) < OBSERVATION_EXPIRES_MS);
         let since = unbroken.map_or(now, |b| b.since);
         let same_policy = unbroken.filter(|b| b.policy_hash == seen.policy_hash);
@@ -75,6 +95,7 @@ impl Board {
         });
         let sights = Sights {
             session: seen.session,
+            seq: seen.seq,
             since,
             at: now,
             policy_hash: seen.policy_hash.clone(),
@@ -86,14 +107,26 @@ impl Board {
         news
     }
 
-    pub fn service_votes(&mut self, votes: &ServiceVotes, now: LogTime) {
+    fn ignore(&mut self, observer: Site) {
+        let count = self.ignored.entry(observer).or_default();
+        *count = count.saturating_add(1);
+    }
+
+    /// Takes in what a serve process sees of the services; false where it was overtaken.
+    pub fn service_votes(&mut self, votes: &ServiceVotes, now: LogTime) -> bool {
+        let before = self.services.get(&votes.observer);
+        if before.is_some_and(|b| overtaken(votes.seq, b.seq, now.since(b.at) < SERVICE_WORD_EXPIRES_MS)) {
+            self.ignore(votes.observer);
+            return false;
+        }
         let by_site = votes
             .services
             .iter()
             .filter(|(_, sight)| !sight.by_site.is_empty())
             .map(|(service, sight)| (service.clone(), sight.by_site.clone()))
             .collect();
-        self.services.insert(votes.observer, ServiceWord { at: now, by_site });
+        self.services.insert(votes.observer, ServiceWord { at: now, seq: votes.seq, by_site });
+        true
     }
 
     /// The observer's last word, if it has not expired.
@@ -162,7 +195,37 @@ mod tests {
 
     fn word(observer: Site, session: u64, about: Site, sight: Sight) -> Observation {
         let sights = BTreeMap::from([(about, sight)]);
-        Observation { observer, session, policy_hash: String::new(), control: sights.clone(), agents: sights }
+        Observation { observer, session, seq: 0, policy_hash: String::new(), control: sights.clone(), agents: sights }
+    }
+
+    #[test]
+    fn a_word_that_was_overtaken_or_comes_twice_is_ignored_and_counted() {
+        let mut board = Board::default();
+        let numbered = |seq, session, sight| Observation { seq, ..word(Site::B, session, Site::A, sight) };
+        let seen = |board: &Board| board.sights[&Site::B].control[&Site::A];
+        assert!(board.observe(&numbered(7, 1, Sight::Seen), LogTime(0)));
+        assert!(!board.observe(&numbered(6, 1, Sight::Silent), LogTime(100)), "overtaken");
+        assert!(!board.observe(&numbered(7, 1, Sight::Silent), LogTime(200)), "twice");
+        assert!(!board.observe(&numbered(5, 9, Sight::Silent), LogTime(300)), "of a former life");
+        assert!(!board.observe(&numbered(0, 1, Sight::Silent), LogTime(400)), "without a number");
+        assert_eq!((seen(&board), board.ignored[&Site::B]), (Sight::Seen, 4));
+        assert_eq!(board.sights[&Site::B].at, LogTime(0), "an ignored word keeps nothing fresh");
+        // An old word stays old however long nothing else came; one without a number is better than nothing.
+        assert!(!board.observe(&numbered(7, 1, Sight::Silent), LogTime(60_000)));
+        assert!(board.observe(&numbered(0, 2, Sight::Silent), LogTime(60_000)));
+        assert!(board.observe(&numbered(8, 1, Sight::Seen), LogTime(60_100)));
+        assert_eq!(board.vote(Site::B, Site::A, LogTime(60_100)), Vote::There);
+    }
+
+    #[test]
+    fn an_old_word_about_a_service_is_ignored() {
+        let mut board = Board::default();
+        let votes = |seq| ServiceVotes { observer: Site::B, session: 1, seq, services: BTreeMap::new() };
+        assert!(board.service_votes(&votes(2), LogTime(0)));
+        assert!(!board.service_votes(&votes(1), LogTime(100)));
+        assert!(!board.service_votes(&votes(2), LogTime(200)));
+        assert!(board.service_votes(&votes(3), LogTime(300)));
+        assert_eq!((board.services[&Site::B].at, board.ignored[&Site::B]), (LogTime(300), 2));
     }
 
     #[test]

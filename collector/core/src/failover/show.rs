@@ -57,7 +57,7 @@ impl State {
                 within_ms: pending.until.since(facts.now),
             }),
             weights: ticket.weights.clone(),
-            unfenced: rule.mode == Mode::Auto && rule.loss != LossPolicy::Fence && rule.accept_unfenced,
+            unfenced: rule.mode == Mode::Auto && (rule.accept_unfenced || rule.loss == LossPolicy::Fence),
             can_failover_now: can_failover(ticket, facts),
             history: ticket.history.clone(),
             rule_hash: ticket.rule_hash.clone(),

@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use std::fmt;
 
 use bcp_wire::control::MAX_TICKETS_PER_GATE;
-use bcp_wire::{Id, Site};
+use bcp_wire::{Epoch, Id, Site};
 
 use super::{LossPolicy, Mode, MoveWhen, Policy, TicketKind, TicketPolicy, Timing};
 use crate::ledger::canonical_hash;
@@ -56,8 +56,32 @@ pub enum Problem {
     UnknownTicket { ticket: Id },
     #[error("tickets depend on each other in a circle: {circle}")]
     Circle { circle: String },
-    #[error("mode auto needs a real fence (loss = \"fence\"), or accept_unfenced = true, which every page will show")]
+    #[error(
+        "nothing outside the machine fences a lost holder: mode auto needs accept_unfenced = true, which every page will show"
+    )]
     Unfenced,
+    #[error(
+        "gates drive no watchdog yet, so nothing would be fenced and every page would say that it is; use \"stop\", and accept_unfenced = true for mode auto"
+    )]
+    NoFence,
+    #[error(
+        "gates can only stop a service whose lease has run out, and would do that in place of \"{loss}\"; use \"stop\""
+    )]
+    LossNotDone { loss: &'static str },
+    #[error(
+        "{what} cannot change while site {site} holds it (epoch {epoch}); stop its gates there first, or use another name"
+    )]
+    InUseChanged { what: &'static str, site: Site, epoch: Epoch },
+    #[error("site {site} holds it, or may (epoch {epoch}); move it to another site first, then leave {site} out")]
+    InUseAtSite { site: Site, epoch: Epoch },
+    #[error(
+        "{ticket} is held by site {site} (epoch {epoch}) and its service would stop; stop its gates there first, then leave it out"
+    )]
+    InUseRemoved { ticket: Id, site: Site, epoch: Epoch },
+    #[error(
+        "site {site} holds it (epoch {epoch}) and none of the gates that renew it would be left; keep one of them until it has moved"
+    )]
+    InUseWithoutGate { site: Site, epoch: Epoch },
     #[error("mode {mode} without move_when never moves by itself")]
     NeverMoves { mode: &'static str },
     #[error("{value_ms} ms is not between {least_ms} ms and 30 days")]
@@ -130,7 +154,11 @@ impl Timing {
                 "two lost renewals stop nothing",
             ),
             (self.ttl_holder_ms <= self.ttl_ms, "ttl_holder <= ttl", "the holder stops before its ticket expires"),
-            (self.stop_max_ms > 0, "stop_max > 0", "stopping takes time"),
+            (
+                self.stop_max_ms >= 1_000,
+                "stop_max >= 1 s",
+                "a warden notices, gets its lock, stops and verifies within it",
+            ),
         ];
         let broken = rules.into_iter().filter(|(holds, ..)| !holds);
         broken.map(|(_, what, why)| Problem::TimingOrder { what, why }).collect()
@@ -150,8 +178,14 @@ impl Policy {
         if let Err(problem) = self.timing.check_lease() {
             return Some(Fault { path: path(&["timing"]), problem });
         }
-        let holds = self.tickets.iter().find(|(_, ticket)| ticket.sites.contains(&Site::W));
-        holds.map(|(id, _)| Fault { path: path(&["ticket", id.as_str(), "sites"]), problem: Problem::WitnessHolds })
+        self.tickets.iter().find_map(|(id, ticket)| {
+            let (key, problem) = match ticket {
+                _ if ticket.sites.contains(&Site::W) => ("sites", Problem::WitnessHolds),
+                _ if ticket.loss == LossPolicy::Fence => ("loss", Problem::NoFence),
+                _ => return None,
+            };
+            Some(Fault { path: path(&["ticket", id.as_str(), key]), problem })
+        })
     }
 
     /// Every fault, in the order of the keys.
@@ -188,7 +222,13 @@ impl Policy {
             add("depends_on", Problem::Circle { circle });
         }
         let passive = ticket.kind == TicketKind::ActivePassive;
-        if passive && ticket.mode == Mode::Auto && ticket.loss != LossPolicy::Fence && !ticket.accept_unfenced {
+        match ticket.loss {
+            LossPolicy::Fence => add("loss", Problem::NoFence),
+            LossPolicy::Freeze if passive => add("loss", Problem::LossNotDone { loss: "freeze" }),
+            LossPolicy::Demote if passive => add("loss", Problem::LossNotDone { loss: "demote" }),
+            LossPolicy::Stop | LossPolicy::Freeze | LossPolicy::Demote => {}
+        }
+        if passive && ticket.mode == Mode::Auto && !ticket.accept_unfenced {
             add("mode", Problem::Unfenced);
         }
         match ticket.mode {
@@ -343,9 +383,9 @@ mod tests {
             rpo: Rpo::Zero,
             depends_on: Vec::new(),
             move_when: vec![MoveWhen::SiteLost],
-            loss: LossPolicy::Fence,
+            loss: LossPolicy::Stop,
             gates: BTreeMap::from([(Site::A, vec![id("host-a")]), (Site::B, vec![id("host-b")])]),
-            accept_unfenced: false,
+            accept_unfenced: true,
             confirm_within_ms: 60_000,
             cooldown_ms: 3_600_000,
             move_budget: 2,
@@ -399,12 +439,30 @@ mod tests {
         bad.sites = vec![Site::A, Site::W, Site::A];
         bad.service = id("nothing");
         bad.preferred = Some(Site::B);
-        bad.loss = LossPolicy::Stop;
+        (bad.loss, bad.accept_unfenced) = (LossPolicy::Fence, false);
         bad.depends_on = vec![id("ghost")];
         let found = faults(&policy(&[("rx", bad)]));
-        for key in ["service", "sites", "gates", "preferred", "mode", "depends_on"] {
+        for key in ["service", "sites", "gates", "preferred", "mode", "loss", "depends_on"] {
             assert!(found.iter().any(|text| text.starts_with(&format!("ticket.rx.{key}: "))), "{key} in {found:#?}");
         }
+    }
+
+    #[test]
+    fn a_loss_policy_that_no_gate_carries_out_is_refused() {
+        let with = |kind, loss| faults(&policy(&[("rx", TicketPolicy { kind, loss, ..ticket() })])).join("; ");
+        let (passive, active) = (TicketKind::ActivePassive, TicketKind::ActiveActive);
+        for (kind, loss, says) in [
+            (passive, LossPolicy::Fence, "ticket.rx.loss: gates drive no watchdog yet"),
+            (active, LossPolicy::Fence, "ticket.rx.loss: gates drive no watchdog yet"),
+            (passive, LossPolicy::Freeze, "in place of \"freeze\""),
+            (passive, LossPolicy::Demote, "in place of \"demote\""),
+        ] {
+            assert!(with(kind, loss).contains(says), "{kind:?} {loss:?}: {}", with(kind, loss));
+        }
+        assert_eq!(with(active, LossPolicy::Freeze), "");
+        // The log refuses it as well, whoever proposed it.
+        let fenced = policy(&[("rx", TicketPolicy { loss: LossPolicy::Fence, ..ticket() })]);
+        assert_eq!(fenced.unsafe_fault().map(|fault| fault.problem), Some(Problem::NoFence));
     }
 
     #[test]

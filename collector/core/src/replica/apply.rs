@@ -78,10 +78,13 @@ impl Replica {
         if self.policy.as_ref() == Some(policy) && self.failover.policy_hash == hash {
             return;
         }
-        if let Some(fault) = policy.unsafe_fault() {
-            if self.refused_policy.as_ref() != Some(&hash) {
+        if let Some(fault) = self.policy_fault(policy) {
+            let reason = fault.to_string();
+            // Once per policy and reason: it is proposed again and again, and what speaks against it may change.
+            let known = (self.refused_policy.as_ref(), self.failover.refused_policy.as_ref());
+            if known != (Some(&hash), Some(&(hash.clone(), reason.clone()))) {
                 self.refused_policy = Some(hash.clone());
-                let reason = fault.to_string();
+                self.failover.refused_policy = Some((hash.clone(), reason.clone()));
                 let text = format!("A policy was refused: {reason}.");
                 self.write(writer, system("policy", text, LedgerEvent::PolicyRefused { hash, reason }, None));
             }
@@ -91,6 +94,7 @@ impl Replica {
         let seq = self.write(writer, system("policy", text, LedgerEvent::Policy { hash: hash.clone() }, None));
         let mut happened = Vec::new();
         self.failover.adopt(policy, &hash, &mut happened);
+        (self.refused_policy, self.failover.refused_policy) = (None, None);
         self.policy = Some(policy.clone());
         self.write_tickets(writer, happened, Some(seq));
     }
@@ -104,8 +108,9 @@ impl Replica {
                 Item::Gate(sync) => writer.changed |= self.failover.on_gate(sync, &mut happened),
                 Item::Observation(seen) => writer.changed |= self.failover.board.observe(seen, now),
                 Item::ServiceVotes(votes) => {
-                    self.failover.board.service_votes(votes, now);
-                    self.services.on_votes(now, votes);
+                    if self.failover.board.service_votes(votes, now) {
+                        self.services.on_votes(now, votes);
+                    }
                 }
                 Item::AlarmVotes(votes) => {
                     let events = self.alarms.on_votes(now, votes);

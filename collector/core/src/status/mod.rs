@@ -68,6 +68,9 @@ impl ServiceStatus {
 pub struct ServiceVotes {
     pub observer: Site,
     pub session: u64,
+    /// As of an observation: one that was overtaken is ignored.
+    #[serde(default)]
+    pub seq: u64,
     pub services: BTreeMap<Id, ServiceSight>,
 }
 

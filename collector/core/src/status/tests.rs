@@ -65,7 +65,7 @@ impl Log {
             explain: "2 of 3 checks".into(),
         };
         let services = statuses.iter().map(|(id, status)| (id.parse().unwrap(), sight(*status))).collect();
-        self.state.on_votes(LogTime(self.now), &ServiceVotes { observer, session: 1, services });
+        self.state.on_votes(LogTime(self.now), &ServiceVotes { observer, session: 1, seq: 0, services });
     }
 
     fn wall(&self) -> Wall {

@@ -110,13 +110,19 @@ impl Hand {
                 let seen = Observation {
                     observer,
                     session: 1,
+                    seq: self.index + 1,
                     policy_hash: String::new(),
                     control: sights.clone(),
                     agents: sights.clone(),
                 };
                 let sight =
                     ServiceSight { status: ServiceStatus::Unknown, by_site: by_site.clone(), explain: String::new() };
-                let votes = ServiceVotes { observer, session: 1, services: BTreeMap::from([(id("rx"), sight)]) };
+                let votes = ServiceVotes {
+                    observer,
+                    session: 1,
+                    seq: self.index + 1,
+                    services: BTreeMap::from([(id("rx"), sight)]),
+                };
                 [Item::Observation(seen), Item::ServiceVotes(votes)]
             })
             .collect()

@@ -295,6 +295,7 @@ impl World {
             let seen = Observation {
                 observer,
                 session: self.started[&observer],
+                seq: self.now,
                 policy_hash: String::new(),
                 control: sights.clone(),
                 agents: sights.clone(),
@@ -307,7 +308,7 @@ impl World {
             };
             let by_site = [Site::A, Site::B].map(|site| (site, status(site))).into_iter().collect();
             let sight = ServiceSight { status: ServiceStatus::Unknown, by_site, explain: String::new() };
-            let votes = ServiceVotes { observer, session: 1, services: BTreeMap::from([(rx(), sight)]) };
+            let votes = ServiceVotes { observer, session: 1, seq: self.now, services: BTreeMap::from([(rx(), sight)]) };
             self.relay(observer, Item::ServiceVotes(votes));
         }
     }

@@ -13,6 +13,7 @@ use rumqttc::PublishOptions;
 
 use super::commit::{Own, own_alarm};
 use super::{Driver, Link, Turn, mono};
+use crate::decide::sight::next_seq;
 use crate::export::Export;
 use crate::ingest::intake::LinkHealth;
 use crate::serve::decide_link::Tell;
@@ -65,7 +66,10 @@ impl Driver {
         if let Some(export) = &self.export {
             judge.say_own(wall, own_alarm(&self.config, Own::Influx, export.alarm()));
         }
-        let votes = ServiceVotes { observer: self.config.site, session: self.session, services: turn.sights.clone() };
+        let heard = replica.as_ref().and_then(|replica| replica.failover.board.services.get(&self.config.site));
+        turn.service_seq = next_seq(turn.service_seq, heard.map(|own| own.seq));
+        let (observer, session, seq) = (self.config.site, self.session, turn.service_seq);
+        let votes = ServiceVotes { observer, session, seq, services: turn.sights.clone() };
         // A full queue means that the one before is still under way: this one's successor follows in a second.
         let _ = self.service_votes.try_send(Tell::Votes(vec![Item::ServiceVotes(votes)]));
         let _ = self.sights.try_send(Tell::Sight(self.sight(turn, now)));

@@ -1,5 +1,6 @@
 //! I16: a gate's lease comes from a renewal that is in the log, counted from its sending, or from the promises of every
-//! gate of the other sites to one question; a promise is kept; and what runs has a lease, or is being stopped.
+//! gate of the other sites to one question; a promise is kept; and what runs has a lease, or is being stopped and has ended
+//! within `stop_max` of its deadline, as the lease arithmetic counts.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -113,8 +114,10 @@ impl Invariant for LeaseByRight {
                 let overdue = |file: bcp_agent::gate::machine::FoundDeadline| {
                     seen.now > host.real_of(file.deadline.plus(host.timing.stop_max_ms)) + seen.step_ms
                 };
-                let stopping = post.stop.is_some() || post.warden.is_some();
-                let late = post.file.is_none_or(overdue) && !stopping;
+                if post.file.is_some_and(overdue) {
+                    return Err(format!("{} runs {epoch} longer than stop_max beyond its deadline", host.gate));
+                }
+                let late = post.file.is_none() && post.stop.is_none() && post.warden.is_none();
                 if !leased
                     && late
                     && !post.machine.as_ref().is_some_and(|machine| machine.figures().doing.starts_with("stopping"))

@@ -29,6 +29,9 @@ impl TwoWitnesses {
         for item in &seen.tick.items {
             let Item::Observation(said) = item else { continue };
             let before = self.words.get(&said.observer);
+            if before.is_some_and(|word| said.seq <= word.said.seq) {
+                continue;
+            }
             let unbroken =
                 before.filter(|word| word.said.session == said.session && now - word.at < OBSERVATION_EXPIRES_MS);
             let since = unbroken.map_or(now, |word| word.since);

@@ -23,6 +23,8 @@ mod i17;
 mod i19;
 mod i20;
 mod i21;
+mod i22;
+mod i23;
 
 use std::collections::BTreeMap;
 
@@ -145,6 +147,8 @@ pub struct Invariants {
     i19: i19::ObserveOnly,
     i20: i20::LogTimeIsSlow,
     i21: i21::TwoWitnesses,
+    i22: i22::OrdersCompare,
+    i23: i23::PolicyLeavesHolder,
     pub breaches: Vec<Breach>,
 }
 
@@ -173,21 +177,21 @@ impl Invariants {
     pub fn tick(&mut self, seen: &Applied<'_>) {
         each!(
             self, tick, seen, i01, i02, i03, i04, i05, i06, i07, i08, i09, i10, i11, i12, i13, i14, i15, i16, i17, i19,
-            i20, i21
+            i20, i21, i22, i23
         );
     }
 
     pub fn note(&mut self, seen: &Noted<'_>) {
         each!(
             self, note, seen, i01, i02, i03, i04, i05, i06, i07, i08, i09, i10, i11, i12, i13, i14, i15, i16, i17, i19,
-            i20, i21
+            i20, i21, i22, i23
         );
     }
 
     pub fn moment(&mut self, seen: &Moment<'_>) {
         each!(
             self, moment, seen, i01, i02, i03, i04, i05, i06, i07, i08, i09, i10, i11, i12, i13, i14, i15, i16, i17,
-            i19, i20, i21
+            i19, i20, i21, i22, i23
         );
     }
 
