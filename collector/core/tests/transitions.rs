@@ -4,7 +4,8 @@ mod hand;
 
 use bcp_core::failover::TicketCommand;
 use bcp_core::policy::{Mode, Rpo, TicketKind, TicketPolicy};
-use bcp_wire::control::{Phase, StepKind, StepOutcome};
+use bcp_core::replica::Item;
+use bcp_wire::control::{GateSync, Phase, StepKind, StepOutcome};
 use bcp_wire::{Epoch, Site};
 use hand::{Hand, policy, ticket};
 
@@ -478,4 +479,29 @@ fn every_order_compares_what_its_operator_saw() {
     let mut hand = reach(State::Held);
     let seen = (hand.ticket("rx").epoch, hand.ticket("rx").revision);
     assert!(hand.command("rx", TicketCommand::Move { to: Site::B, reason: reason(), expect: Some(seen) }));
+}
+
+#[test]
+fn a_request_that_comes_twice_keeps_no_gate_there_and_a_restored_gate_is_heard_again() {
+    let mut hand = reach(State::Held);
+    let heard = |hand: &Hand| hand.ticket("rx").gate(Site::A, &hand::id("host-a")).and_then(|gate| gate.heard);
+    hand.there = vec![Site::B];
+    let old = hand.sync(Site::A, |_, _| {});
+    hand.tick(250, vec![Item::Gate(old.clone())]);
+    let at = heard(&hand);
+    hand.tick(250, vec![Item::Gate(old.clone())]);
+    assert_eq!(heard(&hand), at, "the same request again");
+    // As after many starts; then its state is restored and it counts them from the first again.
+    let later = GateSync { seq: 9 << 32, nonce: 91, ..old.clone() };
+    hand.tick(250, vec![Item::Gate(later)]);
+    let at = heard(&hand);
+    for nonce in 0..115 {
+        hand.tick(250, vec![Item::Gate(GateSync { seq: (1 << 32) + nonce, nonce: 100 + nonce, ..old.clone() })]);
+    }
+    assert_eq!(heard(&hand), at, "it may be of a former life");
+    hand.pass(1_500);
+    for nonce in 200..203 {
+        hand.tick(250, vec![Item::Gate(GateSync { seq: (1 << 32) + nonce, nonce: 100 + nonce, ..old.clone() })]);
+    }
+    assert_eq!(heard(&hand), Some(hand.replica.log_time));
 }

@@ -23,6 +23,9 @@ pub const MAX_TEXT_BYTES: usize = 256;
 pub const RETRY_FIRST_MS: u64 = 2_000;
 pub const RETRY_MOST_MS: u64 = 60_000;
 
+/// A gate that says nothing new for this long and then counts fewer starts than before was restored from a backup.
+pub const RESTORED_AFTER_MS: u64 = 30_000;
+
 /// Which gate speaks, and when.
 #[derive(Debug, Clone, Copy)]
 struct Speaker<'a> {
@@ -59,6 +62,9 @@ fn take_in(
     let Some(record) = ticket.gates.get_mut(&speaker.site).and_then(|gates| gates.get_mut(speaker.gate)) else {
         return false;
     };
+    if counts_anew(record, speaker) {
+        record.seq = 0;
+    }
     let overtaken = speaker.seq != 0 && speaker.seq <= record.seq;
     let mut changed = !overtaken && hear(record, said, speaker, timing);
     record.seq = record.seq.max(speaker.seq);
@@ -76,6 +82,12 @@ fn take_in(
         changed |= take_facts(ticket, said, facts, speaker, out);
     }
     changed || out.len() > events_before
+}
+
+/// A gate whose state was restored counts its starts from lower on. Nothing of an earlier life is under way so long.
+fn counts_anew(record: &GateRecord, speaker: Speaker<'_>) -> bool {
+    let fewer_starts = speaker.seq != 0 && speaker.seq >> 32 < record.seq >> 32;
+    fewer_starts && record.heard.is_none_or(|heard| speaker.now.since(heard) >= RESTORED_AFTER_MS)
 }
 
 fn hear(record: &mut GateRecord, said: &TicketSync, speaker: Speaker<'_>, timing: &Timing) -> bool {
