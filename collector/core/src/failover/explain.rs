@@ -100,6 +100,9 @@ fn inputs(ticket: &Ticket, facts: Facts<'_>) -> Vec<Input> {
     }
     let used = format!("{} of {} in 24 h", ticket.automatic_moves.len(), facts.rule.move_budget);
     add("automatic moves", used);
+    for (observer, count) in &facts.board.ignored {
+        add(&format!("words of the observer at site {observer}"), format!("{count} ignored: twice, or overtaken"));
+    }
     if let Some(until) = ticket.cooldown_until {
         add("cool-down", format!("another {}", seconds(until.since(facts.now))));
     }
