@@ -355,7 +355,7 @@ fn observe_does_not_fill_the_ledger() {
     hand.in_sync = false;
     hand.pass(1_000);
     let rule = TicketPolicy { mode: Mode::Observe, ..ticket(TicketKind::ActivePassive) };
-    hand.tick(250, vec![bcp_core::replica::Item::Policy(Box::new(policy(&[("rx", rule)])))]);
+    hand.tick(250, vec![Item::Policy(Box::new(policy(&[("rx", rule)])))]);
     happen(&mut hand, Event::Closes(Site::A));
     hand.down = vec![Site::A];
     hand.pass(45_000);
@@ -436,7 +436,7 @@ fn an_unsafe_policy_is_refused_and_said_once() {
     let mut unsafe_one = policy(&[("rx", ticket(TicketKind::ActivePassive))]);
     unsafe_one.timing.acquire_after_ms = 100;
     for _ in 0..3 {
-        hand.tick(250, vec![bcp_core::replica::Item::Policy(Box::new(unsafe_one.clone()))]);
+        hand.tick(250, vec![Item::Policy(Box::new(unsafe_one.clone()))]);
     }
     assert_eq!(hand.told("A policy was refused"), 1);
     assert_eq!(hand.replica.failover.timing.expect("a timing").acquire_after_ms, 4_000);
@@ -445,20 +445,26 @@ fn an_unsafe_policy_is_refused_and_said_once() {
 #[test]
 fn a_removed_ticket_keeps_its_epoch() {
     let mut hand = reach(State::Held);
+    // Its gates are stopped first: what a running service depends on is not removed.
+    hand.there.clear();
+    hand.pass(16_000);
     let gone = policy(&[]);
-    hand.tick(250, vec![bcp_core::replica::Item::Policy(Box::new(gone))]);
+    hand.tick(250, vec![Item::Policy(Box::new(gone))]);
+    hand.there = vec![Site::A, Site::B];
     hand.pass(60_000);
-    assert_eq!(hand.ticket("rx").phase, Phase::Free);
+    assert_eq!((hand.ticket("rx").phase, hand.ticket("rx").retired), (Phase::Free, true));
     let again = policy(&[("rx", ticket(TicketKind::ActivePassive))]);
-    hand.tick(250, vec![bcp_core::replica::Item::Policy(Box::new(again))]);
+    hand.tick(250, vec![Item::Policy(Box::new(again))]);
     hand.pass(1_000);
     assert_eq!(hand.ticket("rx").epoch.counter, 2);
 }
 
+type Order = fn(Option<(Epoch, u64)>, String) -> TicketCommand;
+
 #[test]
 fn every_order_compares_what_its_operator_saw() {
     let reason = || "an old page".to_owned();
-    let orders: [fn(Option<(Epoch, u64)>, String) -> TicketCommand; 5] = [
+    let orders: [Order; 5] = [
         |expect, reason| TicketCommand::Move { to: Site::B, reason, expect },
         |expect, reason| TicketCommand::Abort { reason, expect },
         |expect, reason| TicketCommand::Freeze { reason, for_ms: 60_000, expect },
