@@ -11,9 +11,7 @@
 #[path = "polling/mod.rs"]
 mod polling;
 
-use std::borrow::Cow;
-use std::collections::BTreeMap;
-use std::io::{BufRead, BufReader, Read};
+use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
@@ -22,12 +20,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use bcp_tests::{fleet, wait_for};
-use bcp_wire::envelope::is_deflated;
-use bcp_wire::topic::Leaf;
-use bcp_wire::{Batch, Event, Lane, MAX_PAYLOAD_BYTES, Site, Topic, WIRE_VERSION, Watermark, WatermarkMark};
-use flate2::read::ZlibDecoder;
-use rumqttc::{AsyncClient, IncomingPacketSizeLimit, MqttOptions, Packet, PublishOptions, QoS};
 
+use polling::collector::{collect, mosquitto};
 use polling::devices::{SUBTREE, play_devices};
 use polling::peers::{Packing, Peer, Task, collectd, snmp_exporter};
 use polling::process::{Ended, cpu_ms, memory_mb, private_mb};
@@ -35,10 +29,9 @@ use polling::process::{Ended, cpu_ms, memory_mb, private_mb};
 /// Below the ports the system gives to outgoing connections.
 const MQTT_PORT: u16 = 25_983;
 const STATUS_PORT: u16 = 25_984;
+const AGENT: &str = "gw-bench";
 /// First argument of the process that plays the devices.
 const PLAY_DEVICES: &str = "--play-devices";
-/// How often a collector says what it has committed.
-const COMMIT_EVERY: Duration = Duration::from_millis(200);
 /// What is learnt at the start (tables, dead devices) is over by then.
 const WARM_UP: Duration = Duration::from_secs(10);
 
@@ -120,7 +113,7 @@ fn raise_open_files() {
 }
 
 async fn run(load: Load, dir: &Path) -> Result<()> {
-    let _broker = mosquitto(dir)?;
+    let _broker = mosquitto(dir, MQTT_PORT)?;
     let mut devices = Ended(
         Command::new(std::env::current_exe()?)
             .arg(PLAY_DEVICES)
@@ -163,7 +156,7 @@ async fn run(load: Load, dir: &Path) -> Result<()> {
 
 async fn measure_agent(load: &Load, dir: &Path) -> Result<()> {
     let received = Arc::new(AtomicU64::new(0));
-    let collector = tokio::spawn(collect(Arc::clone(&received)));
+    let collector = tokio::spawn(collect(MQTT_PORT, AGENT.parse()?, Arc::clone(&received)));
     let (program, first) = agent_program();
     ensure!(program.exists(), "{} is not there: run `cargo build --release` first", program.display());
     let started = Instant::now();
@@ -241,23 +234,9 @@ fn agent_program() -> (PathBuf, &'static [&'static str]) {
     if beside.exists() { (beside, &[]) } else { (fleet, &["agent"]) }
 }
 
-fn mosquitto(dir: &Path) -> Result<Ended> {
-    let program = ["/usr/sbin/mosquitto", "/usr/bin/mosquitto", "/usr/local/sbin/mosquitto"]
-        .into_iter()
-        .find(|path| Path::new(path).exists())
-        .context("mosquitto is not installed")?;
-    let config = dir.join("mosquitto.conf");
-    let text = format!(
-        "listener {MQTT_PORT} 127.0.0.1\nallow_anonymous true\npersistence false\nmax_queued_messages 100000\nset_tcp_nodelay true\n"
-    );
-    std::fs::write(&config, text)?;
-    let child = Command::new(program).arg("-c").arg(&config).stdout(Stdio::null()).stderr(Stdio::null()).spawn()?;
-    Ok(Ended(child))
-}
-
 fn agent_config(load: &Load, dir: &Path, addresses: &[String]) -> String {
     let mut config = format!(
-        "site = \"a\"\nagent = \"gw-bench\"\nstate_dir = \"{dir}/state\"\nprofiles_dir = \"{dir}/profiles\"\n\
+        "site = \"a\"\nagent = \"{AGENT}\"\nstate_dir = \"{dir}/state\"\nprofiles_dir = \"{dir}/profiles\"\n\
          status_listen = \"127.0.0.1:{STATUS_PORT}\"\n[mqtt]\nbroker = \"127.0.0.1:{MQTT_PORT}\"\n",
         dir = dir.display(),
     );
@@ -291,71 +270,6 @@ fn profile(load: &Load) -> String {
         text.push_str(&format!("[[point]]\nname = \"outlet.{n}.current\"\n{read}"));
     }
     text
-}
-
-/// Plays the home collector: takes everything in, commits it, says so.
-async fn collect(received: Arc<AtomicU64>) -> Result<()> {
-    let mut options = MqttOptions::new("bench-collector", ("127.0.0.1", MQTT_PORT));
-    options.set_keep_alive(30);
-    // The client's own bound is 10 KiB; what an agent of 500 devices says of itself is more, and comes again in every session.
-    options.set_incoming_packet_size_limit(IncomingPacketSizeLimit::Bytes(MAX_PAYLOAD_BYTES as u32 + 1_024));
-    let mut network = options.network_options();
-    network.set_tcp_nodelay(true);
-    options.set_network_options(network);
-    let (client, mut events) = AsyncClient::builder(options).capacity(64).build();
-    let mut through: BTreeMap<u64, u64> = BTreeMap::new();
-    let mut tick = tokio::time::interval(COMMIT_EVERY);
-    loop {
-        tokio::select! {
-            event = events.poll() => match event {
-                Ok(rumqttc::Event::Incoming(Packet::ConnAck(_))) => {
-                    for filter in Topic::collector_filters(Site::A) {
-                        client.try_subscribe(filter, QoS::AtLeastOnce)?;
-                    }
-                }
-                Ok(rumqttc::Event::Incoming(Packet::Publish(message))) => {
-                    let topic: Topic = String::from_utf8_lossy(&message.topic).parse()?;
-                    let number = match topic.leaf {
-                        Leaf::Batch { lane: Lane::Event, .. } => {
-                            Event::from_json(&plain(&message.payload)?).map(|event| (event.i, event.s))?
-                        }
-                        Leaf::Batch { device, .. } => {
-                            let batch = Batch::from_json(&plain(&message.payload)?)?;
-                            if device.as_str().starts_with("meter") {
-                                received.fetch_add(batch.vals.len() as u64, Ordering::Relaxed);
-                            }
-                            (batch.i, batch.s)
-                        }
-                        _ => continue,
-                    };
-                    let seen = through.entry(number.0).or_default();
-                    *seen = number.1.max(*seen);
-                }
-                Ok(_) => {}
-                Err(error) => {
-                    eprintln!("the bench's collector: {error}");
-                    tokio::time::sleep(Duration::from_millis(50)).await;
-                }
-            },
-            _ = tick.tick() => {
-                let marks = through.iter().map(|(i, through)| WatermarkMark { i: *i, through: *through, holes: Vec::new() });
-                let mark = Watermark { v: WIRE_VERSION, collector: Site::A, marks: marks.collect() };
-                let topic = Topic::new(Site::A, "gw-bench".parse()?, Leaf::Ack { collector: Site::A }).to_string();
-                let payload = serde_json::to_vec(&mark)?;
-                let _ = client.try_publish(topic, payload, PublishOptions::at_least_once().retain(true));
-            }
-        }
-    }
-}
-
-/// The JSON of a payload, deflated or not.
-fn plain(payload: &[u8]) -> Result<Cow<'_, [u8]>> {
-    if !is_deflated(payload) {
-        return Ok(Cow::Borrowed(payload));
-    }
-    let mut json = Vec::new();
-    ZlibDecoder::new(payload).read_to_end(&mut json)?;
-    Ok(Cow::Owned(json))
 }
 
 async fn status() -> Result<serde_json::Value> {

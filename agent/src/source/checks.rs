@@ -13,7 +13,7 @@
 //!
 //! A check never backs off: "down" is a good reading, and the first good answer must be seen at once.
 
-mod dns;
+pub mod dns;
 mod http;
 mod script;
 mod tcp;

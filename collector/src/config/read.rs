@@ -86,10 +86,16 @@ impl Source {
 
     /// The parsed document; a syntax error is a fault and gives none.
     pub fn document(&self) -> Option<Document<String>> {
+        const HELP: &str = "the file is TOML: https://toml.io";
+        // toml_edit 0.23 panics over some broken documents while it collects their faults; toml does not.
+        if let Err(error) = toml::de::DeTable::parse(&self.text) {
+            self.fault(error.span(), "", error.message().to_owned(), HELP);
+            return None;
+        }
         match Document::parse(self.text.clone()) {
             Ok(document) => Some(document),
             Err(error) => {
-                self.fault(error.span(), "", error.message().to_owned(), "the file is TOML: https://toml.io");
+                self.fault(error.span(), "", error.message().to_owned(), HELP);
                 None
             }
         }

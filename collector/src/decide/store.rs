@@ -172,6 +172,8 @@ impl Store {
 
     /// Up to `limit` entries after `seq`, oldest first.
     pub async fn read_ledger(&self, after: u64, limit: u32) -> Result<Vec<LedgerEntry>, StoreError> {
+        // No number is larger in a database.
+        let after = i64::try_from(after).unwrap_or(i64::MAX);
         self.quick(move |connection| {
             let mut select =
                 connection.prepare_cached("SELECT entry FROM ledger WHERE seq > ?1 ORDER BY seq LIMIT ?2")?;

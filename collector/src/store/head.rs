@@ -4,6 +4,7 @@
 //! sample, nothing per series but 4 bytes, no allocation per sample: an append is four pushes.
 
 use super::codec::{Sample, order};
+use super::index::MAX_SERIES;
 
 /// No earlier sample in this head.
 const NONE: u32 = u32::MAX;
@@ -34,9 +35,13 @@ impl Head {
         self.times.is_empty()
     }
 
-    /// Appends one sample. The caller seals at [`MAX_HEAD_SAMPLES`], far below the index's range.
+    /// Appends one sample. The caller seals at [`MAX_HEAD_SAMPLES`], far below the index's range. A series that the index
+    /// would not give a number, as a damaged journal may name one, is passed over: its slot alone could fill the memory.
     pub fn push(&mut self, series: SeriesId, sample: Sample) {
         let slot = series.0 as usize;
+        if slot >= MAX_SERIES {
+            return;
+        }
         if slot >= self.newest.len() {
             self.newest.resize(slot + 1, NONE);
         }
@@ -87,5 +92,7 @@ mod tests {
         let times: Vec<i64> = head.ordered(SeriesId(1)).iter().map(|sample| sample.t).collect();
         assert_eq!(times, [1, 4, 7]);
         assert!(head.ordered(SeriesId(77)).is_empty());
+        head.push(SeriesId(u32::MAX - 1), Sample { t: 0, v: 0.0 });
+        assert_eq!((head.len(), head.series()), (10, 3), "a number that no series has");
     }
 }

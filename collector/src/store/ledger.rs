@@ -120,6 +120,8 @@ impl Ledger {
     /// # Errors
     /// The file cannot be read.
     pub fn page(&self, after: u64, limit: usize) -> Result<Vec<LedgerEntry>, LedgerError> {
+        // No number is larger in a database.
+        let after = i64::try_from(after).unwrap_or(i64::MAX);
         let mut query =
             self.db.prepare_cached("SELECT json FROM entry WHERE seq > ?1 ORDER BY seq LIMIT ?2").map_err(reading)?;
         let rows =

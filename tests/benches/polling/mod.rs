@@ -1,5 +1,6 @@
-//! What the bench of the agent is made of: devices, processes under measurement, other pollers.
+//! What the benches of the agent are made of: devices, processes under measurement, other pollers, the other end.
 
+pub mod collector;
 pub mod devices;
 pub mod peers;
 pub mod process;

@@ -23,7 +23,7 @@ const TYPE_A: u16 = 1;
 const TYPE_AAAA: u16 = 28;
 const CLASS_IN: u16 = 1;
 
-pub async fn try_once(probe: &DnsProbe) -> Tried {
+pub(super) async fn try_once(probe: &DnsProbe) -> Tried {
     let start = Instant::now();
     let id: u16 = rand::random();
     let question = match question(id, &probe.name, if probe.ipv6 { TYPE_AAAA } else { TYPE_A }) {
@@ -77,14 +77,16 @@ const fn code_text(code: u8) -> &'static str {
     }
 }
 
+/// What a server said.
 #[derive(Debug, PartialEq, Eq)]
-enum Answer {
+pub enum Answer {
     Addresses(BTreeSet<IpAddr>),
     Refused(u8),
 }
 
 /// A question with recursion desired; `None` for what is no name.
-fn question(id: u16, name: &str, kind: u16) -> Option<Vec<u8>> {
+#[must_use]
+pub fn question(id: u16, name: &str, kind: u16) -> Option<Vec<u8>> {
     let mut bytes = Vec::with_capacity(HEADER_BYTES + name.len() + 6);
     bytes.extend(id.to_be_bytes());
     bytes.extend([1, 0, 0, 1, 0, 0, 0, 0, 0, 0]);
@@ -104,7 +106,8 @@ fn be_u16(bytes: &[u8], at: usize) -> Option<u16> {
 }
 
 /// The answer to `question`; `None` where it is none.
-fn read(bytes: &[u8], question: &[u8]) -> Option<Answer> {
+#[must_use]
+pub fn read(bytes: &[u8], question: &[u8]) -> Option<Answer> {
     let same_id = bytes.get(..2)? == question.get(..2)?;
     let asked = question.get(HEADER_BYTES..)?;
     let repeats = bytes.get(HEADER_BYTES..HEADER_BYTES + asked.len())?.eq_ignore_ascii_case(asked);

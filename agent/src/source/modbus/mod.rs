@@ -3,7 +3,7 @@
 //! | module | knows |
 //! |---|---|
 //! | [`config`] | addresses, serial lines, and how busy devices keep one |
-//! | [`line`], `tcp`, `rtu`, [`serial`] | the connection; which answer belongs to a request; the port |
+//! | [`line`], [`tcp`], [`rtu`], [`serial`] | the connection; which answer belongs to a request; the port |
 //! | [`frame`], [`timing`] | bytes on a serial line, and how long they take |
 //! | `unit` | a poll of one device; what exceptions mean |
 //!
@@ -13,9 +13,9 @@
 pub mod config;
 pub mod frame;
 pub mod line;
-mod rtu;
+pub mod rtu;
 pub mod serial;
-mod tcp;
+pub mod tcp;
 pub mod timing;
 mod unit;
 

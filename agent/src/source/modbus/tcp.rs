@@ -3,14 +3,14 @@
 //! Knows: how an answer is matched to its request (the library does, by transaction number and unit). Refuses to know:
 //! when a connection is made or given up.
 
-use std::io;
+use std::{fmt, io};
 
-use tokio::net::TcpStream;
 use tokio_modbus::client::{Client, Context, tcp};
 use tokio_modbus::prelude::{Slave, SlaveContext};
 use tokio_modbus::{Request, Response};
 
 use super::line::{Asked, Data, ReadError};
+use super::rtu::Stream;
 use crate::plan::{Block, Space};
 
 /// A connection.
@@ -18,15 +18,15 @@ pub struct Tcp {
     context: Context,
 }
 
-impl std::fmt::Debug for Tcp {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl fmt::Debug for Tcp {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Tcp").finish_non_exhaustive()
     }
 }
 
 impl Tcp {
     #[must_use]
-    pub fn new(stream: TcpStream) -> Tcp {
+    pub fn new(stream: impl Stream + fmt::Debug + 'static) -> Tcp {
         Tcp { context: tcp::attach_slave(stream, Slave(0)) }
     }
 

@@ -136,7 +136,9 @@ fn time(text: &str, now: i64, key: &str) -> Result<i64, Refused> {
             "d" => 86_400_000,
             _ => return None,
         };
-        number.parse::<i64>().ok()?.checked_mul(unit).and_then(|back| now.checked_sub(back))
+        // Never forward, and never before 1970: differences of two such times do not overflow.
+        let back = number.parse::<u64>().ok()?.checked_mul(unit)?;
+        Some(now.saturating_sub_unsigned(back).max(0))
     };
     let absolute = || {
         // A plus sign of an offset arrives as a space.
@@ -229,7 +231,8 @@ mod tests {
         assert_eq!(read("2026-09-21T14:13:20Z"), Some(now));
         assert_eq!(read("2026-09-21T16:13:20+02:00"), Some(now));
         assert_eq!(read("2026-09-21T16:13:20 02:00"), Some(now));
-        for wrong in ["", "-", "-h", "yesterday", "-1é", "1e9", "-99999999999999999999d"] {
+        assert_eq!(read("-9000000000000000s"), Some(0), "not before 1970");
+        for wrong in ["", "-", "-h", "yesterday", "-1é", "1e9", "-99999999999999999999d", "--9000000000000000s"] {
             assert_eq!(read(wrong), None, "{wrong}");
         }
     }

@@ -1,0 +1,28 @@
+//! What did harm once, by name. Each is tried in every test run, and is a seed of its target.
+
+/// Bytes that made a target fail before it was mended.
+#[derive(Debug)]
+pub struct Found {
+    pub name: &'static str,
+    pub target: &'static str,
+    pub bytes: &'static [u8],
+}
+
+pub const FOUND: &[Found] = &[
+    Found {
+        name: "samples of a series whose number would need a table of 16 GiB",
+        target: "journal",
+        bytes: &[1, 3, 1, 0, 0, 0, 0xFE, 0xFF, 0xFF, 0xFF, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0],
+    },
+    Found { name: "a broken document over which toml_edit panics", target: "collector_config", bytes: b"\0==\n.=" },
+    Found {
+        name: "a time of the far future, and one of the far past",
+        target: "api_request",
+        bytes: b"/api/v1/history?device=ups-a1&point=battery.charge&from=-9000000000000000s&to=--9000000000000000s",
+    },
+    Found {
+        name: "a number of the ledger that the database cannot hold",
+        target: "api_request",
+        bytes: b"/api/v1/ledger?after=9711162167159888992&limit=5",
+    },
+];
