@@ -78,7 +78,9 @@ impl Spool {
             notes.push(format!("segment {} has {} damaged places", name.file_name(), faults.len()));
         }
         suspects.extend(faults);
-        let (Some(first), Some(last)) = (records.first(), records.last()) else {
+        // Numbers grow within a segment as it was written; in one that was damaged they may stand in any order.
+        let keys = || records.iter().map(|found| found.key);
+        let (Some(first), Some(last)) = (keys().min(), keys().max()) else {
             if bytes > HEADER_BYTES {
                 notes.push(format!("segment {} has no good record and was set aside", name.file_name()));
                 set_aside(&path);
@@ -93,8 +95,8 @@ impl Spool {
             path,
             bytes,
             live: u32::try_from(records.len()).unwrap_or(u32::MAX),
-            first: first.key,
-            last: last.key,
+            first,
+            last,
             newest_t_ms: records.iter().map(|found| found.t_ms).max().unwrap_or(0),
         });
         for found in &records {

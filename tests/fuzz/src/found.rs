@@ -10,6 +10,12 @@ pub struct Found {
 
 pub const FOUND: &[Found] = &[
     Found {
+        name: "a segment whose numbers fall, when its age drops it",
+        target: "spool",
+        bytes: b"\x01BCPSPL1\n\xB5\xC0\x0B\x0C/\0\0\0\0\0\0\0\x01\0\0\0\0\0\0\0=\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\x06\x03\0\0\0ups-a1{\"v\":1}\
+            \xB5\xC0\x0B\x0C/\0\0\0\0\0\0\0\x01\0\0\0\0\0\0\0\x02\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\x06\x03\0\0\0ups-a1{\"v\":1}",
+    },
+    Found {
         name: "samples of a series whose number would need a table of 16 GiB",
         target: "journal",
         bytes: &[1, 3, 1, 0, 0, 0, 0xFE, 0xFF, 0xFF, 0xFF, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0],
