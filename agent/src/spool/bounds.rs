@@ -20,7 +20,7 @@ impl Spool {
             let Some(key) = self.memory[class].pop_front() else { break };
             if let Some(entry) = self.index.remove(&key) {
                 self.memory_bytes -= u64::from(entry.bytes);
-                self.dropped += 1;
+                self.dropped = self.dropped.saturating_add(1);
                 self.extend_gaps(&mut gaps, key, u64::from(entry.samples), "spool in memory full");
             }
         }
@@ -57,7 +57,7 @@ impl Spool {
             .collect();
         for key in owed {
             if let Some(entry) = self.index.remove(&key) {
-                self.dropped += 1;
+                self.dropped = self.dropped.saturating_add(1);
                 self.extend_gaps(&mut gaps, key, u64::from(entry.samples), reason);
             }
         }
@@ -92,7 +92,7 @@ impl Spool {
     pub fn give_up(&mut self, key: Key, reason: &str) -> Option<Gap> {
         let samples = self.index.get(&key).map(|entry| u64::from(entry.samples))?;
         self.forget(key);
-        self.dropped += 1;
+        self.dropped = self.dropped.saturating_add(1);
         Some(Gap {
             incarnation: key.incarnation,
             from: key.seq,
