@@ -111,7 +111,8 @@ impl Queue {
             segments.push_back(Segment { number, bytes: log.bytes(), lines });
             last = Some(log);
         }
-        let sent = if segments.front().is_some_and(|first| first.number == from) { sent } else { 0 };
+        // A place behind the end of what can be read would hide the lines that come next.
+        let sent = segments.front().filter(|first| first.number == from).map_or(0, |first| sent.min(first.bytes));
         let last = match last {
             Some(last) => last,
             None => {
@@ -417,6 +418,22 @@ mod tests {
         let queue = dir.open(1 << 30);
         assert_eq!(std::fs::metadata(&file).unwrap().len(), whole);
         assert_eq!(drain(&queue), lines(0..20), "sent again rather than left out");
+    }
+
+    #[test]
+    fn a_place_behind_the_end_hides_nothing() {
+        let dir = Dir::new("behind");
+        let queue = dir.open(1 << 30);
+        queue.append(&lines(0..10)).unwrap();
+        let all = queue.peek(1 << 20).unwrap().unwrap();
+        assert_eq!(queue.delivered(&all), 0);
+        drop(queue);
+        let file = std::fs::OpenOptions::new().write(true).open(path(&dir.0, 0)).unwrap();
+        file.set_len(file.metadata().unwrap().len() / 2).unwrap();
+        let queue = dir.open(1 << 30);
+        assert_eq!(drain(&queue), b"", "what is left of it was delivered");
+        queue.append(&lines(10..12)).unwrap();
+        assert_eq!(drain(&queue), lines(10..12));
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! The `[host]` section.
 
 use std::collections::BTreeSet;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use bcp_wire::Id;
@@ -51,7 +52,11 @@ pub(crate) fn host(id: Option<Id>, mut section: Section<'_, '_>) -> Option<HostC
         (!name.is_empty() && name.len() <= MAX_COMM_BYTES && !name.contains('/')).then_some(())
     });
     let ntp: Option<String> = section.optional("ntp");
-    let ntp = ntp.map(|server| if server.contains(':') { server } else { format!("{server}:{NTP_PORT}") });
+    let ntp = ntp.map(|server| match server.parse::<IpAddr>() {
+        Ok(address) => SocketAddr::new(address, NTP_PORT).to_string(),
+        Err(_) if server.contains(':') => server,
+        Err(_) => format!("{server}:{NTP_PORT}"),
+    });
     section.finish();
     Some(HostConfig { id: id?, interval: interval?, parent, location, units, processes, ntp })
 }
@@ -90,6 +95,10 @@ mod tests {
         };
         let (config, faults) = read("units = ['nginx.service']\nprocesses = ['nginx']\nntp = '10.0.0.1'");
         assert_eq!((faults, config.unwrap().ntp.as_deref()), (vec![], Some("10.0.0.1:123")));
+        for (server, asked) in [("2001:db8::1", "[2001:db8::1]:123"), ("ntp.example:1123", "ntp.example:1123")] {
+            let (config, _) = read(&format!("ntp = '{server}'"));
+            assert_eq!(config.unwrap().ntp.as_deref(), Some(asked));
+        }
         for (text, wanted) in [
             ("units = ['nginx']", "`nginx` is not a unit"),
             ("units = ['-x.service']", "is not a unit"),

@@ -182,11 +182,10 @@ impl Host {
 
     #[must_use]
     pub fn meta(&self) -> DeviceMeta {
-        let interval_ms = u64::try_from(self.config.interval.as_millis()).unwrap_or(u64::MAX);
         let point = |name: &PointName| PointMeta {
             name: name.clone(),
             unit: bcp_wire::names::lookup(name).map_or("", |def| def.unit).to_owned(),
-            interval_ms,
+            interval_ms: u64::try_from(self.every(name).as_millis()).unwrap_or(u64::MAX),
             source: None,
         };
         DeviceMeta {
@@ -201,6 +200,19 @@ impl Host {
             location: self.config.location.clone(),
             points: self.told.iter().map(point).collect(),
         }
+    }
+
+    /// How often a figure is new: what is asked aside is asked less often than the host is read.
+    fn every(&self, name: &PointName) -> Duration {
+        let name = name.as_str();
+        let aside = if name.starts_with("host.unit.") || name.starts_with("host.units.") {
+            UNITS_EVERY
+        } else if name == "host.ntp.offset" && self.config.ntp.is_some() {
+            NTP_EVERY
+        } else {
+            Duration::ZERO
+        };
+        aside.max(self.config.interval)
     }
 
     /// Reads everything once.
@@ -349,6 +361,17 @@ mod tests {
             assert!(bcp_wire::names::lookup(name).is_some(), "{name}");
             assert!(value.is_ok(), "{name} {value:?}");
         }
+    }
+
+    #[test]
+    fn what_is_asked_aside_is_not_expected_with_every_poll() {
+        let mut config = HostConfig::new("srv".parse().unwrap(), Duration::from_secs(5));
+        config.ntp = Some("127.0.0.1".to_owned());
+        let mut host = Host::new(config);
+        let names = ["host.cpu.used", "host.units.failed", "host.unit.nginx.state", "host.ntp.offset"];
+        host.told = names.map(|name| name.parse().unwrap()).to_vec();
+        let every: Vec<u64> = host.meta().points.iter().map(|point| point.interval_ms).collect();
+        assert_eq!(every, [5_000, 15_000, 15_000, 64_000]);
     }
 
     #[tokio::test]
