@@ -20,6 +20,7 @@ use tracing_subscriber::util::SubscriberInitExt;
 use crate::config::{self, Config};
 use crate::discover::spec::{ModbusSpec, SnmpSpec};
 use crate::reading_table::{self, DeviceRows};
+use crate::resolver::Resolver;
 use crate::run::{self, SetLogLevel};
 use crate::span::Span;
 use crate::{clock, discover, gate, source, status, warden};
@@ -244,7 +245,7 @@ async fn once(config: Config, json: bool, only: Vec<Id>) -> anyhow::Result<ExitC
         let found = chosen.devices.len() + chosen.checks.len() + usize::from(chosen.host.is_some());
         anyhow::ensure!(found == only.len(), "only {found} of {} named devices are in the configuration", only.len());
     }
-    let devices = reading_table::read_all(source::groups(&chosen)?).await;
+    let devices = reading_table::read_all(source::groups(&chosen, &Resolver::new(chosen.resolver.clone()))?).await;
     let text = if json {
         devices
             .iter()

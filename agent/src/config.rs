@@ -7,7 +7,7 @@
 mod check;
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -36,6 +36,8 @@ const INTERVAL_MS: std::ops::RangeInclusive<u64> = 100..=86_400_000;
 const TIMEOUT_MS: std::ops::RangeInclusive<u64> = 10..=30_000;
 /// Most devices and checks of one agent: the target is 500, and a file with more is probably generated wrongly.
 const MAX_DEVICES: usize = 5_000;
+/// Name servers after the first few are never asked.
+const MAX_NAME_SERVERS: usize = 4;
 /// Largest configuration file.
 const MAX_FILE_BYTES: u64 = 8 << 20;
 
@@ -46,6 +48,8 @@ pub struct Config {
     pub state_dir: PathBuf,
     pub profiles_dir: Option<PathBuf>,
     pub status_listen: Option<SocketAddr>,
+    /// Name servers in place of those of `/etc/resolv.conf`.
+    pub resolver: Vec<SocketAddr>,
     pub host: Option<HostConfig>,
     pub devices: Vec<DeviceConfig>,
     pub checks: Vec<CheckConfig>,
@@ -143,6 +147,7 @@ impl Reader {
             root.fault("profiles_dir", "there is no such directory", None);
         }
         let status_listen: Option<SocketAddr> = root.optional("status_listen");
+        let resolver = name_servers(&mut root);
         self.ids.extend(agent.clone().map(|agent| (agent, "the agent itself".to_owned())));
         let host = root.section("host").and_then(|section| self.host(section));
         let mut devices: Vec<(usize, DeviceConfig)> = root
@@ -180,6 +185,7 @@ impl Reader {
             state_dir: state_dir?,
             profiles_dir,
             status_listen,
+            resolver,
             host,
             devices,
             checks,
@@ -299,6 +305,25 @@ impl Reader {
         self.profiles.insert(id.to_owned(), loaded.clone());
         loaded
     }
+}
+
+/// `resolver = ["10.0.0.53:53"]`.
+fn name_servers(root: &mut Section<'_, '_>) -> Vec<SocketAddr> {
+    let texts: Vec<String> = root.optional("resolver").unwrap_or_default();
+    if texts.len() > MAX_NAME_SERVERS {
+        root.fault("resolver", format!("more than {MAX_NAME_SERVERS} name servers"), None);
+    }
+    let mut servers = Vec::new();
+    for text in texts {
+        match text.parse() {
+            Ok(server) => servers.push(server),
+            Err(_) => {
+                let help = text.parse().ok().map(|ip: IpAddr| format!("did you mean `{}`?", SocketAddr::new(ip, 53)));
+                root.fault("resolver", format!("`{text}` is not address:port of a name server"), help);
+            }
+        }
+    }
+    servers
 }
 
 /// Faults that a section's own module found, at the keys it names.

@@ -10,6 +10,7 @@
 //! | [`outbound`] | what sources hand to the publisher |
 //! | [`publish`], [`spool`] | the MQTT session and the outbox on disk |
 //! | [`gate`] | tickets, leases and steps of failover |
+//! | [`resolver`] | names of hosts to addresses |
 //! | [`clock`], [`service_manager`] | how far the wall clock may be trusted; what systemd is told |
 //! | [`self_stats`], [`status`], [`reading_table`] | what people and scripts are told about all this |
 //!
@@ -31,6 +32,7 @@ pub mod plan;
 pub mod profile;
 pub mod publish;
 pub mod reading_table;
+pub mod resolver;
 pub mod run;
 pub mod schedule;
 pub mod self_stats;

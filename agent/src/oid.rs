@@ -2,13 +2,14 @@
 
 use std::fmt;
 use std::str::FromStr;
+use std::sync::Arc;
 
 /// Longest identifier in sub-identifiers (RFC 2578, section 3.5).
 const MAX_ARCS: usize = 128;
 
-/// An object identifier. Ordered as the tree is walked.
+/// An object identifier. Ordered as the tree is walked. Shared: all devices of a profile have the same.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Oid(Vec<u32>);
+pub struct Oid(Arc<[u32]>);
 
 /// Why a text is no object identifier.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -22,7 +23,7 @@ impl Oid {
     #[must_use]
     pub fn from_arcs(arcs: &[u32]) -> Option<Oid> {
         let second_fits = matches!(arcs, [0 | 1, 0..=39, ..] | [2, ..]);
-        (second_fits && (2..=MAX_ARCS).contains(&arcs.len())).then(|| Oid(arcs.to_vec()))
+        (second_fits && (2..=MAX_ARCS).contains(&arcs.len())).then(|| Oid(arcs.into()))
     }
 
     #[must_use]
@@ -33,7 +34,7 @@ impl Oid {
     /// The numbers after `self`, where `other` lies below it.
     #[must_use]
     pub fn suffix_of<'o>(&self, other: &'o Oid) -> Option<&'o [u32]> {
-        other.0.strip_prefix(self.0.as_slice()).filter(|rest| !rest.is_empty())
+        other.0.strip_prefix(&*self.0).filter(|rest| !rest.is_empty())
     }
 
     /// `self` with more numbers after it.
@@ -46,7 +47,7 @@ impl Oid {
     #[must_use]
     pub fn to_ber(&self) -> Vec<u8> {
         let mut bytes = Vec::with_capacity(self.0.len() + 4);
-        let [first, second, rest @ ..] = self.0.as_slice() else { return bytes };
+        let [first, second, rest @ ..] = &*self.0 else { return bytes };
         push_base128(&mut bytes, u64::from(*first) * 40 + u64::from(*second));
         for arc in rest {
             push_base128(&mut bytes, u64::from(*arc));
@@ -76,7 +77,7 @@ impl Oid {
             }
         }
         let complete = bytes.last().is_some_and(|last| last & 0x80 == 0);
-        complete.then_some(Oid(arcs))
+        complete.then(|| Oid(arcs.into()))
     }
 }
 
@@ -133,7 +134,7 @@ mod tests {
     proptest! {
         #[test]
         fn bytes_and_back(first in 0_u32..3, second in 0_u32..40, rest in proptest::collection::vec(any::<u32>(), 0..40)) {
-            let oid = Oid([vec![first, second], rest].concat());
+            let oid = Oid([vec![first, second], rest].concat().into());
             prop_assert_eq!(Oid::from_ber(&oid.to_ber()), Some(oid));
         }
 

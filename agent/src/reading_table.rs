@@ -12,6 +12,7 @@ use serde::Serialize;
 use crate::config::{Config, DeviceConfig, Link, ModbusLink};
 use crate::derive::Reading;
 use crate::outbound::Sample;
+use crate::resolver::Resolver;
 use crate::schedule::Outcome;
 use crate::source::device::DeviceState;
 use crate::source::snmp::SnmpDevice;
@@ -115,7 +116,8 @@ pub async fn read_all(groups: Vec<Group>) -> Vec<DeviceRows> {
 /// Reads one device and keeps its bytes.
 pub async fn probe(config: &Config, device: &Id) -> Option<DeviceRows> {
     let found = config.devices.iter().find(|found| found.id == *device)?;
-    let group = device_groups([Arc::new(found.clone())]).pop()?;
+    let mut group = device_groups([Arc::new(found.clone())]).pop()?;
+    group.find_with(&Resolver::new(config.resolver.clone()));
     read_group(group, true).await.pop()
 }
 
@@ -211,6 +213,10 @@ fn line_time(config: &Config, device: &DeviceConfig, link: &ModbusLink) -> Strin
     format!(", {}: {:.1?} of the line, {own:.1} %; the line is busy {all:.1} %", link.framing, share.poll)
 }
 
+fn counted(count: usize, what: &str) -> String {
+    format!("{count} {what}{}", if count == 1 { "" } else { "s" })
+}
+
 /// What is asked of every device, for `check`.
 #[must_use]
 pub fn plans(config: &Config) -> String {
@@ -226,9 +232,9 @@ pub fn plans(config: &Config) -> String {
                 let plan = modbus::plan(device);
                 let _ = writeln!(
                     text,
-                    "{} points in {} requests to {} unit {}{}",
-                    plan.items().len(),
-                    plan.blocks().len(),
+                    "{} in {} to {} unit {}{}",
+                    counted(plan.items().len(), "point"),
+                    counted(plan.blocks().len(), "request"),
                     link.address,
                     link.unit,
                     line_time(config, device, link)
@@ -236,27 +242,30 @@ pub fn plans(config: &Config) -> String {
                 for block in plan.blocks() {
                     let _ = writeln!(
                         text,
-                        "  {}:{}+{} for {} points",
+                        "  {}:{}+{} for {}",
                         block.space.as_str(),
                         block.address,
                         block.count,
-                        block.items.len()
+                        counted(block.items.len(), "point")
                     );
                 }
             }
             Link::Snmp(link) => {
                 let planned = SnmpDevice::new(Arc::new(device.clone()), link.clone());
                 let sizes: Vec<usize> = planned.request_sizes().collect();
-                let tables = device.profile.tables.len();
+                let rows = match device.profile.tables.len() {
+                    0 => String::new(),
+                    tables => format!(", and the rows of {}", counted(tables, "table")),
+                };
                 let _ = writeln!(
                     text,
-                    "{} OIDs in {} requests to {}, and the rows of {tables} tables",
-                    sizes.iter().sum::<usize>(),
-                    sizes.len(),
+                    "{} in {} to {}{rows}",
+                    counted(sizes.iter().sum(), "OID"),
+                    counted(sizes.len(), "request"),
                     link.address
                 );
                 for size in sizes {
-                    let _ = writeln!(text, "  GET of {size} OIDs");
+                    let _ = writeln!(text, "  GET of {}", counted(size, "OID"));
                 }
             }
         }

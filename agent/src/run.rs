@@ -23,6 +23,7 @@ use crate::config::Config;
 use crate::gate::{GateError, GateSetup};
 use crate::outbound::QUEUE;
 use crate::publish::{CommandRequest, PublishError, Publisher, PublisherSetup};
+use crate::resolver::Resolver;
 use crate::self_stats::Board;
 use crate::service_manager::ServiceManager;
 use crate::source::Clock;
@@ -93,12 +94,14 @@ pub async fn run(path: PathBuf, config: Config, set_log_level: SetLogLevel) -> R
         None => None,
     };
     let (clock_in, clock_state) = watch::channel(clock::kernel_state());
+    let resolver = Resolver::new(config.resolver.clone());
     let publisher = Publisher::open(
         PublisherSetup {
             site: config.site,
             agent: config.agent.clone(),
             state_dir: config.state_dir.clone(),
             settings: reload::settings(&config),
+            resolver: resolver.clone(),
         },
         clock_state,
     );
@@ -126,12 +129,12 @@ pub async fn run(path: PathBuf, config: Config, set_log_level: SetLogLevel) -> R
         site = %config.site, agent = %config.agent, incarnation = publisher.incarnation(),
         devices = config.devices.len(), checks = config.checks.len(), "running"
     );
-    let mut sources = Sources::new(outbound.clone(), Arc::clone(&board), shutdown.clone());
+    let mut sources = Sources::new(outbound.clone(), Arc::clone(&board), shutdown.clone(), resolver.clone());
     sources.apply(&config).await.map_err(RunError::Check)?;
     let (devices, devices_out) = watch::channel(reload::devices(&config));
     if let Some(traps) = traps {
         let outlets = Outlets { outbound: outbound.clone(), poll_now: sources.poll_now(), figures: traps.figures() };
-        tokio::spawn(traps.following(devices_out).run(outlets, shutdown.clone()));
+        tokio::spawn(traps.asking(resolver.clone()).following(devices_out).run(outlets, shutdown.clone()));
     }
     let own = own::Report {
         id: config.agent.clone(),
@@ -144,7 +147,7 @@ pub async fn run(path: PathBuf, config: Config, set_log_level: SetLogLevel) -> R
     let settings = publisher.settings();
     let (publisher_stop, publisher_shutdown) = watch::channel(false);
     let mut publisher = tokio::spawn(publisher.run(from_sources, commands, publisher_shutdown));
-    let mut reloader = Reloader { path, config, settings, devices, outbound };
+    let mut reloader = Reloader { path, config, settings, devices, outbound, resolver };
     manager.ready(&reloader.summary());
     let mut alive = tokio::time::interval(manager.sign_of_life_every().unwrap_or(IDLE));
     let ended = loop {
@@ -254,7 +257,13 @@ async fn ended(gate: &mut Option<GateThread>) -> Result<(), RunError> {
 #[must_use]
 pub fn gate_setup(config: &Config) -> Option<GateSetup> {
     let gate = config.gate.clone()?;
-    Some(GateSetup { site: config.site, gate: config.agent.clone(), config: gate, state_dir: config.state_dir.clone() })
+    Some(GateSetup {
+        site: config.site,
+        gate: config.agent.clone(),
+        config: gate,
+        state_dir: config.state_dir.clone(),
+        resolver: config.resolver.clone(),
+    })
 }
 
 /// Carries out a command that the configuration allows.

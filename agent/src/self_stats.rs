@@ -5,7 +5,7 @@
 mod lateness;
 mod own;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -37,7 +37,8 @@ pub struct Board {
 
 #[derive(Debug, Default)]
 struct Inner {
-    devices: BTreeMap<Id, Device>,
+    /// Found at every poll, so by hash.
+    devices: HashMap<Id, Device>,
     lateness: Lateness,
     /// SNMP engines of devices, to tell cloned ones.
     engines: BTreeMap<Id, Vec<u8>>,
@@ -265,9 +266,10 @@ impl Board {
     pub fn report(&self) -> Report {
         let now = self.clock.now();
         let inner = self.inner();
-        let devices = inner.devices.iter().map(|(id, device)| device.report(id, now)).collect();
+        let mut devices: Vec<DeviceReport> = inner.devices.iter().map(|(id, device)| device.report(id, now)).collect();
         let lateness_p99_ms = inner.lateness.p99_ms();
         drop(inner);
+        devices.sort_unstable_by(|a, b| a.id.cmp(&b.id));
         Report {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             started_ms: self.started_ms,

@@ -18,6 +18,7 @@ use std::time::Duration;
 
 use bcp_agent::config;
 use bcp_agent::outbound::Outbound;
+use bcp_agent::resolver::Resolver;
 use bcp_agent::self_stats::Board;
 use bcp_agent::source::Clock;
 use bcp_agent::source::tasks::Sources;
@@ -169,7 +170,7 @@ async fn behaviour_21_a_clock_step_marks_samples_and_moves_no_poll() {
     let board = Arc::new(Board::new(Clock::start()));
     let (outbound, mut heard) = mpsc::channel(64);
     let (stop, shutdown) = watch::channel(false);
-    let mut sources = Sources::new(outbound, Arc::clone(&board), shutdown);
+    let mut sources = Sources::new(outbound, Arc::clone(&board), shutdown, Resolver::default());
     sources.apply(&config).await.unwrap();
     for step_ms in [3_600_000_i64, -7_200_000] {
         let mut next = async || loop {

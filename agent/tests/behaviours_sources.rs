@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 
 use bcp_agent::config;
 use bcp_agent::outbound::Outbound;
+use bcp_agent::resolver::Resolver;
 use bcp_agent::self_stats::{Board, DeviceReport};
 use bcp_agent::source::Clock;
 use bcp_agent::source::tasks::Sources;
@@ -57,7 +58,7 @@ impl Bench {
         let board = Arc::new(Board::new(Clock::start()));
         let (outbound, heard) = mpsc::channel(1_024);
         let (stop, shutdown) = watch::channel(false);
-        let mut sources = Sources::new(outbound, Arc::clone(&board), shutdown);
+        let mut sources = Sources::new(outbound, Arc::clone(&board), shutdown, Resolver::default());
         sources.apply(&config).await.unwrap();
         Bench { dir, board, heard, stop, sources: Some(sources) }
     }

@@ -1,4 +1,5 @@
-//! The agent against other people's programs: net-snmp's `snmpd` and `snmpget`, `pymodbus` and `mbpoll`.
+//! The agent against other people's programs: net-snmp's `snmpd` and `snmpget`, `pymodbus` and `mbpoll`,
+//! `dnsmasq`.
 //!
 //! A program that is not installed skips its test with a line that says so; with `BCP_STRICT=1` it fails instead.
 //! `BCP_PYTHON` names the interpreter that has pymodbus (default `python3`).
@@ -14,6 +15,7 @@ use std::time::{Duration, Instant};
 
 use bcp_agent::config::{Access, DeviceConfig, Link, ModbusLink, SnmpLink};
 use bcp_agent::profile::{self, Profile};
+use bcp_agent::resolver::Resolver;
 use bcp_agent::schedule::Outcome;
 use bcp_agent::source::modbus::Bus;
 use bcp_agent::source::snmp::SnmpDevice;
@@ -339,4 +341,54 @@ async fn a_meter_served_by_pymodbus_reads_as_mbpoll_reads_it() {
         let want = mbpoll(register) * factor;
         assert!((read[point] - want).abs() <= 1e-4 * want.abs(), "{point}: {} and {want}", read[point]);
     }
+}
+
+/// dnsmasq with a few names of its own, asking nobody else.
+fn dnsmasq() -> (Peer, std::net::SocketAddr) {
+    let (dir, port) = (scratch("dnsmasq"), free_tcp_port());
+    let mut command = Command::new("dnsmasq");
+    command
+        .args(["--keep-in-foreground", "--conf-file=/dev/null", "--pid-file", "--no-resolv", "--no-hosts"])
+        .args(["--listen-address=127.0.0.1", "--bind-interfaces", "--local=/example/"])
+        .arg(format!("--port={port}"))
+        .args(["--host-record=ups-a1.example,127.0.0.1,300", "--cname=power.example,ups-a1.example,300"]);
+    if rustix::process::geteuid().is_root() {
+        command.arg("--user=root");
+    }
+    let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    wait_for("dnsmasq", || std::net::TcpStream::connect(("127.0.0.1", port)).is_ok());
+    (Peer { child, dir }, std::net::SocketAddr::from(([127, 0, 0, 1], port)))
+}
+
+#[tokio::test]
+async fn a_device_is_found_by_its_name_and_an_answer_outlives_the_name_server() {
+    if !have_net_snmp() || !installed("dnsmasq", &["--version"], "dnsmasq-base") {
+        return;
+    }
+    let (name_server, at) = dnsmasq();
+    let (_snmpd, port) = snmpd();
+    let profile = profile::parse(
+        "test/uptime",
+        "uptime",
+        "format = 1\ntitle = \"t\"\nkind = \"server\"\nsources = [\"snmpd\"]\n[snmp]\n\
+         [[point]]\nname = \"host.uptime\"\nread = \"1.3.6.1.2.1.1.3.0\"\nfactor = 0.01\n",
+    )
+    .unwrap();
+    let resolver = Resolver::below(std::path::Path::new("/nonexistent"), vec![at]);
+    let mut poll = async |address: String| {
+        let access = Access::community("public");
+        let link = SnmpLink { address, access, timeout: Duration::from_secs(1), retries: 1 };
+        let mut device = SnmpDevice::new(device(profile.clone(), Link::Snmp(link.clone())), link);
+        device.find_with(&resolver);
+        let polled = device.poll(BUDGET).await;
+        (polled.outcome, polled.trouble)
+    };
+    for name in ["ups-a1.example", "power.example"] {
+        assert_eq!(poll(format!("{name}:{port}")).await, (Outcome::Answered, None), "{name}");
+    }
+    let (outcome, trouble) = poll(format!("gone.example:{port}")).await;
+    let told = format!("cannot reach gone.example:{port}: there is no `gone.example`, says name server {at}");
+    assert_eq!((outcome, trouble), (Outcome::Refused, Some(told)));
+    drop(name_server);
+    assert_eq!(poll(format!("power.example:{port}")).await.0, Outcome::Answered, "its record holds for 300 s");
 }

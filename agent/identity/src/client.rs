@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use reqwest::dns::Resolve;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::client::{ResolvesClientCert, Resumption, WebPkiServerVerifier};
 use rustls::sign::CertifiedKey;
@@ -26,6 +27,16 @@ pub fn http_client(
     expect: &Identity,
     timeout: Duration,
 ) -> Result<reqwest::Client, IdentityError> {
+    http_client_with(credentials, expect, timeout, None)
+}
+
+/// As [`http_client`], and names of hosts are looked up by `resolver` where there is one.
+pub fn http_client_with(
+    credentials: &Credentials,
+    expect: &Identity,
+    timeout: Duration,
+    resolver: Option<Arc<dyn Resolve>>,
+) -> Result<reqwest::Client, IdentityError> {
     let peer = ExpectedServer { files: Reloading::open(credentials, verifier)?, expect: expect.clone() };
     let own = OwnCertificate { files: Reloading::open(credentials, |_, material| Ok(Arc::clone(&material.key)))? };
     let mut config = ClientConfig::builder_with_provider(provider())
@@ -35,7 +46,11 @@ pub fn http_client(
         .with_custom_certificate_verifier(Arc::new(peer))
         .with_client_cert_resolver(Arc::new(own));
     config.resumption = Resumption::disabled();
-    reqwest::Client::builder()
+    let builder = match resolver {
+        Some(resolver) => reqwest::Client::builder().dns_resolver(resolver),
+        None => reqwest::Client::builder(),
+    };
+    builder
         .tls_backend_preconfigured(config)
         .https_only(true)
         .http1_only()

@@ -14,6 +14,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use bcp_identity::{Credentials, Identity};
 use bcp_wire::control::{GateAnswer, PromiseAnswer, PromiseAsk, PromiseVerdict, ServiceFacts};
 use bcp_wire::{Epoch, Id};
+use reqwest::dns::Resolve;
 use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 
@@ -28,6 +29,7 @@ use super::setup::{GateError, GateSetup};
 use super::store::{ProcessMark, Store, StoreError, Version};
 use super::{boot_id, boot_ms};
 use crate::publish::incarnation;
+use crate::resolver::Resolver;
 use requests::Request;
 
 /// Grain of the machine's clock. The loss action begins two of these before the deadline.
@@ -143,8 +145,9 @@ impl Gate {
         let files = &setup.config.credentials;
         let credentials = Credentials { ca: files.ca.clone(), cert: files.cert.clone(), key: files.key.clone() };
         let limit = Duration::from_millis((timing.ttl_holder_ms / 2).max(500));
+        let resolver: Arc<dyn Resolve> = Arc::new(Resolver::new(setup.resolver.clone()));
         let target = |identity: Identity, url: &str, path: &str| {
-            let client = bcp_identity::http_client(&credentials, &identity, limit)
+            let client = bcp_identity::http_client_with(&credentials, &identity, limit, Some(Arc::clone(&resolver)))
                 .map_err(|source| GateError::Client { to: identity.to_string(), source })?;
             let url = format!("{}{path}", url.trim_end_matches('/'));
             let slots = Arc::new(Semaphore::new(UNANSWERED_MAX));
@@ -164,7 +167,8 @@ impl Gate {
             let identity = Identity::Agent { site: peer.site, id: peer.id.clone() };
             peers.insert((peer.site, peer.id.clone()), target(identity, &peer.url, "/gate/v1/promise")?);
         }
-        let plain = reqwest::Client::builder().timeout(FACTS_LIMIT).no_proxy().build().map_err(GateError::Plain)?;
+        let plain = reqwest::Client::builder().timeout(FACTS_LIMIT).no_proxy().dns_resolver(resolver);
+        let plain = plain.build().map_err(GateError::Plain)?;
         let address = setup.config.listen;
         let listener = TcpListener::bind(address).await.map_err(|source| GateError::Listen { address, source })?;
         let (inputs, inbox) = mpsc::channel(INPUTS);

@@ -1,5 +1,6 @@
 //! What a gate and its warden are told, and why a gate cannot start.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use bcp_identity::IdentityError;
@@ -18,6 +19,8 @@ pub struct GateSetup {
     pub config: GateConfig,
     /// The agent's state directory; the gate's files are in `gate/` under it.
     pub state_dir: PathBuf,
+    /// Name servers in place of those of `/etc/resolv.conf`.
+    pub resolver: Vec<SocketAddr>,
 }
 
 impl GateSetup {

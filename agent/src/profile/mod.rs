@@ -89,7 +89,7 @@ pub struct Point {
     /// Of the contract's registry; empty for texts and unpublished points.
     pub unit: &'static str,
     pub address: Address,
-    pub decoder: Decoder,
+    pub decoder: Arc<Decoder>,
     /// Siblings by index of their point.
     pub adjust: Adjust<usize>,
     /// The largest change between two polls that is plausible.

@@ -1,6 +1,7 @@
 //! Points of fixed address, and how any value is decoded.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use serde::Deserialize;
 
@@ -133,6 +134,7 @@ impl Reader {
                 adjust.range = decoder.range.take();
             }
             let Some(adjust) = complete(adjust) else { return };
+            let decoder = Arc::new(decoder);
             let point = Point { name, unit, address, decoder, adjust, max_step, fallback_of: taken, optional, publish };
             self.place(point);
         }

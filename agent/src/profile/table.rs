@@ -50,7 +50,7 @@ pub struct TablePoint {
     pub column: Oid,
     pub conditions: Vec<Condition>,
     pub adjust: Adjust<Sibling>,
-    pub decoder: Decoder,
+    pub decoder: Arc<Decoder>,
     pub optional: bool,
     pub publish: bool,
 }
@@ -277,6 +277,7 @@ impl Reader {
         if !adjust.is_idle() {
             adjust.range = decoder.range.take();
         }
+        let decoder = Arc::new(decoder);
         Some(TablePoint { pattern, column: column?, conditions, adjust, decoder, optional, publish })
     }
 }

@@ -29,6 +29,7 @@ use std::path::PathBuf;
 use serde::Deserialize;
 
 use crate::document::KeyFault;
+use crate::resolver::Resolver;
 use crate::span::Span;
 pub use run::Publisher;
 pub use session::SessionError;
@@ -112,7 +113,7 @@ const fn default_backlog_per_s() -> u32 {
 /// # Errors
 /// A certificate or the password cannot be read.
 pub fn try_session(config: &MqttConfig) -> Result<(), SessionError> {
-    session::build(config, "bcp-check", None).map(drop)
+    session::build(config, &Resolver::default(), "bcp-check", None).map(drop)
 }
 
 impl MqttConfig {

@@ -12,6 +12,7 @@ use tokio::sync::{mpsc, watch};
 
 use super::MqttConfig;
 use super::session::{self, AbortOnDrop, FromBroker, SessionError};
+use crate::resolver::Resolver;
 
 /// A retained state arrives right after the subscription; an agent that never ran has none.
 const RETAINED_LIMIT: Duration = Duration::from_millis(400);
@@ -36,20 +37,21 @@ pub struct Look {
 }
 
 impl Look {
-    pub fn begin(config: MqttConfig, client_id: String, topic: String) -> Look {
+    pub fn begin(config: MqttConfig, resolver: Resolver, client_id: String, topic: String) -> Look {
         let (told, trouble) = watch::channel(String::new());
-        Look { task: AbortOnDrop(tokio::spawn(ask(config, client_id, topic, told))), trouble }
+        Look { task: AbortOnDrop(tokio::spawn(ask(config, resolver, client_id, topic, told))), trouble }
     }
 }
 
 /// Waits for the broker and looks. Cancel-safe: nothing is written.
 async fn ask(
     config: MqttConfig,
+    resolver: Resolver,
     client_id: String,
     topic: String,
     trouble: watch::Sender<String>,
 ) -> Result<Predecessor, SessionError> {
-    let (client, event_loop) = session::build(&config, &client_id, None)?;
+    let (client, event_loop) = session::build(&config, &resolver, &client_id, None)?;
     let (inbox, mut news) = mpsc::channel(session::INBOX);
     let driver = session::AbortOnDrop(tokio::spawn(session::drive(event_loop, inbox)));
     let mut seen: Option<AgentState> = None;

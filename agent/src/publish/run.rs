@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 
 use bcp_wire::topic::Leaf;
 use bcp_wire::{AgentState, AgentStatus, ClockState, CommandReply, Id, MAX_PAYLOAD_BYTES, Topic, WIRE_VERSION};
-use futures::StreamExt;
 use futures::stream::FuturesUnordered;
+use futures::{FutureExt, StreamExt};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
@@ -27,6 +27,8 @@ use crate::spool::{Durability, Spool};
 
 /// How often due work is looked for; the grain of pacing.
 pub(super) const TICK: Duration = Duration::from_millis(100);
+/// What the devices of one turn say comes within this: one write to the disk and one to the broker serve all of it.
+const GATHER: Duration = Duration::from_millis(5);
 /// Messages of sources taken in one turn before the broker gets its turn.
 const INTAKE_PER_TURN: usize = 256;
 /// How often certificates, key and password are looked at: a changed one makes another session.
@@ -167,6 +169,7 @@ impl Publisher {
                     None => open = false,
                     Some(message) => {
                         self.take(message);
+                        tokio::time::sleep(GATHER).await;
                         for _ in 1..INTAKE_PER_TURN {
                             match outbound.try_recv() {
                                 Ok(message) => self.take(message),
@@ -193,7 +196,13 @@ impl Publisher {
                         self.connect_anew(&mut link, &mut look).await;
                     }
                 }
-                Some((sent, result)) = self.notices.next(), if !self.notices.is_empty() => self.settle(&sent, result),
+                Some((sent, result)) = self.notices.next(), if !self.notices.is_empty() => {
+                    self.settle(&sent, result);
+                    // The broker acknowledges many at once: all of them in one turn.
+                    while let Some(Some((sent, result))) = self.notices.next().now_or_never() {
+                        self.settle(&sent, result);
+                    }
+                }
                 Some(reply) = self.working.next(), if !self.working.is_empty() => self.reply(&link.client, reply),
                 _ = ticker.tick() => {
                     self.tick().await;
@@ -216,7 +225,7 @@ impl Publisher {
         let mqtt = &self.setup.settings.mqtt;
         let files = session::stamps(mqtt);
         let will = session::last_will(&self.topic(Leaf::State), self.state(AgentStatus::Lost).to_json());
-        let link = Link::new(mqtt, &self.client_id(), will)
+        let link = Link::new(mqtt, &self.setup.resolver, &self.client_id(), will)
             .map_err(|source| PublishError::Session { broker: mqtt.broker.clone(), source })?;
         self.files = files;
         Ok(link)
@@ -224,7 +233,7 @@ impl Publisher {
 
     fn look(&self) -> Look {
         let id = format!("{}-look-{}", self.client_id(), self.session);
-        Look::begin(self.setup.settings.mqtt.clone(), id, self.topic(Leaf::State))
+        Look::begin(self.setup.settings.mqtt.clone(), self.setup.resolver.clone(), id, self.topic(Leaf::State))
     }
 
     /// Another session in place of this one; before the first session, another look as well.

@@ -13,6 +13,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
 use super::MqttConfig;
+use crate::resolver::Resolver;
 
 /// Longest message from the broker: a watermark with all its marks and holes is about 100 KiB.
 const MAX_INCOMING_BYTES: u32 = 512 * 1024;
@@ -46,6 +47,7 @@ pub enum SessionError {
 /// Builds a client. Nothing is sent before its event loop is driven.
 pub fn build(
     config: &MqttConfig,
+    resolver: &Resolver,
     client_id: &str,
     will: Option<LastWill>,
 ) -> Result<(AsyncClient, EventLoop), SessionError> {
@@ -64,6 +66,20 @@ pub fn build(
     let mut network = options.network_options();
     network.set_tcp_nodelay(true);
     options.set_network_options(network);
+    let resolver = resolver.clone();
+    options.set_socket_connector(move |broker, network| {
+        let resolver = resolver.clone();
+        async move {
+            let mut refused = std::io::Error::from(std::io::ErrorKind::NotFound);
+            for address in resolver.addresses(&broker).await? {
+                match rumqttc::default_socket_connect(address.to_string(), network.clone()).await {
+                    Ok(stream) => return Ok(stream),
+                    Err(error) => refused = error,
+                }
+            }
+            Err(refused)
+        }
+    });
     if let Some(will) = will {
         options.set_last_will(will);
     }
@@ -97,8 +113,13 @@ pub struct Link {
 }
 
 impl Link {
-    pub fn new(config: &MqttConfig, client_id: &str, will: LastWill) -> Result<Link, SessionError> {
-        let (client, event_loop) = build(config, client_id, Some(will))?;
+    pub fn new(
+        config: &MqttConfig,
+        resolver: &Resolver,
+        client_id: &str,
+        will: LastWill,
+    ) -> Result<Link, SessionError> {
+        let (client, event_loop) = build(config, resolver, client_id, Some(will))?;
         let (inbox, news) = mpsc::channel(INBOX);
         Ok(Link { client, news, waiting: Some((event_loop, inbox)), task: None })
     }

@@ -7,6 +7,7 @@ use tokio::sync::oneshot;
 
 use super::session::SessionError;
 use super::{AllowedVerb, MqttConfig};
+use crate::resolver::Resolver;
 use crate::spool::{SpoolConfig, SpoolFigures};
 
 /// Everything the publisher must be told.
@@ -17,6 +18,8 @@ pub struct PublisherSetup {
     /// Holds `incarnation` and `spool/`.
     pub state_dir: PathBuf,
     pub settings: Settings,
+    /// Finds the broker.
+    pub resolver: Resolver,
 }
 
 /// What may change while the publisher runs.

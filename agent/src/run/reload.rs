@@ -13,6 +13,7 @@ use crate::clock::wall_ms;
 use crate::config::{self, Config, DeviceConfig};
 use crate::outbound::Outbound;
 use crate::publish::{self, Settings};
+use crate::resolver::Resolver;
 use crate::source::tasks::Sources;
 
 /// Longest text of faults in an event or an answer.
@@ -41,6 +42,7 @@ pub struct Reloader {
     pub settings: watch::Sender<Settings>,
     pub devices: watch::Sender<Vec<Arc<DeviceConfig>>>,
     pub outbound: mpsc::Sender<Outbound>,
+    pub resolver: Resolver,
 }
 
 impl Reloader {
@@ -85,6 +87,7 @@ impl Reloader {
             return Err(format!("{} cannot change while the agent runs; restart it", fixed.join(", ")));
         }
         publish::try_session(&next.mqtt).map_err(|error| format!("mqtt: {:#}", anyhow::Error::from(error)))?;
+        self.resolver.resettle(&next.resolver);
         let change = sources.apply(&next).await.map_err(|error| format!("{:#}", anyhow::Error::from(error)))?;
         self.config = next;
         self.settings.send_replace(settings(&self.config));
@@ -102,6 +105,8 @@ fn fixed_keys(now: &Config, next: &Config) -> Vec<&'static str> {
         ("status_listen", now.status_listen != next.status_listen),
         ("gate", now.gate != next.gate),
         ("traps", now.traps != next.traps),
+        // A gate looks names up by itself.
+        ("resolver", now.gate.is_some() && now.resolver != next.resolver),
     ];
     keys.into_iter().filter(|(_, differs)| *differs).map(|(key, _)| key).collect()
 }

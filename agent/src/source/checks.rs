@@ -28,6 +28,7 @@ use rustls::ClientConfig;
 
 use crate::config::{CheckConfig, CheckProbe};
 use crate::outbound::Sample;
+use crate::resolver::Resolver;
 use crate::schedule::Outcome;
 use crate::source::{Polled, transition};
 pub use tls::{Trust, TrustError};
@@ -48,6 +49,7 @@ pub struct Check {
     tools: Tools,
     last: Option<&'static str>,
     names: Names,
+    resolver: Resolver,
 }
 
 /// What the probe works with.
@@ -120,15 +122,15 @@ fn cause(error: &dyn std::error::Error) -> String {
 impl Check {
     /// # Errors
     /// Its authorities cannot be read.
-    pub fn new(config: CheckConfig, trust: &Trust) -> Result<Check, CheckError> {
+    pub fn new(config: CheckConfig, trust: &Trust, resolver: &Resolver) -> Result<Check, CheckError> {
         let trusting = |encrypted, ca| {
             trust.client(encrypted, ca).map_err(|source| CheckError::Trust { check: config.id.clone(), source })
         };
         let tools = match &config.probe {
             CheckProbe::Http(http) => {
                 let (tls, expiry) = trusting(http.url.starts_with("https:"), http.ca.as_ref())?;
-                let client =
-                    http::client(tls).map_err(|source| CheckError::Client { check: config.id.clone(), source })?;
+                let client = http::client(tls, resolver)
+                    .map_err(|source| CheckError::Client { check: config.id.clone(), source })?;
                 Tools::Http { client, expiry }
             }
             CheckProbe::Tls(probe) => {
@@ -144,7 +146,7 @@ impl Check {
             status: name("check.http.status"),
             days_left: name("check.tls.days-left"),
         };
-        Ok(Check { config, tools, last: None, names })
+        Ok(Check { config, tools, last: None, names, resolver: resolver.clone() })
     }
 
     #[must_use]
@@ -204,12 +206,12 @@ impl Check {
                 (tried, days_left)
             }
             (CheckProbe::Tls(probe), Tools::Tls { client, expiry }) => {
-                let mut tried = tls::try_once(client, probe).await;
+                let mut tried = tls::try_once(client, probe, &self.resolver).await;
                 let days_left = expiry.take_days_left();
                 tls::judge_expiry(&mut tried, days_left, probe.min_days);
                 (tried, days_left)
             }
-            (CheckProbe::Tcp(probe), _) => (tcp::try_once(probe).await, None),
+            (CheckProbe::Tcp(probe), _) => (tcp::try_once(probe, &self.resolver).await, None),
             (CheckProbe::Dns(probe), _) => (dns::try_once(probe).await, None),
             (CheckProbe::Script(probe), _) => (script::try_once(probe).await, None),
             // `new` pairs them.

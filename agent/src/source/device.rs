@@ -12,7 +12,7 @@ use bcp_wire::{BadReason, DeviceMeta, PointName, Value, WIRE_VERSION};
 use crate::config::{DeviceConfig, Link};
 use crate::derive::{Inputs, Reading};
 use crate::outbound::Sample;
-use crate::profile::Address;
+use crate::profile::{Address, Point};
 
 /// A point as people and the collector see it.
 #[derive(Debug, Clone)]
@@ -54,6 +54,10 @@ pub struct DeviceState {
     /// Readings of each of the profile's row patterns that derived points read.
     row_inputs: Vec<Vec<usize>>,
     meta_changed: bool,
+    /// Points that others tell the scale, unit or words of; whose change is watched; that stand in for others.
+    adjusted: Box<[usize]>,
+    watched: Box<[usize]>,
+    stand_ins: Box<[usize]>,
 }
 
 impl DeviceState {
@@ -80,6 +84,13 @@ impl DeviceState {
             raw: None,
         });
         let described: Vec<_> = points.chain(derived).collect();
+        let places = |of: fn(&Point) -> bool| -> Box<[usize]> {
+            let points = profile.points.iter().enumerate();
+            points.filter(|(_, point)| of(point)).map(|(index, _)| index).collect()
+        };
+        let adjusted = places(|point| !point.adjust.is_idle());
+        let watched = places(|point| point.max_step.is_some());
+        let stand_ins = places(|point| point.fallback_of.is_some());
         let count = described.len();
         DeviceState {
             config,
@@ -90,6 +101,9 @@ impl DeviceState {
             before: BTreeMap::new(),
             row_inputs: Vec::new(),
             meta_changed: false,
+            adjusted,
+            watched,
+            stand_ins,
         }
     }
 
@@ -200,7 +214,9 @@ impl DeviceState {
     /// Gives numbers the scale, unit or words that other points tell.
     fn adjust(&mut self) {
         let profile = Arc::clone(&self.config.profile);
-        for (index, point) in profile.points.iter().enumerate().filter(|(_, point)| !point.adjust.is_idle()) {
+        for at in 0..self.adjusted.len() {
+            let index = self.adjusted[at];
+            let point = &profile.points[index];
             let Some(Some(Ok(value))) = self.readings.get(index).cloned() else { continue };
             let sibling = |at: &usize| self.readings.get(*at).cloned().flatten().unwrap_or(Err(BadReason::Exception));
             match point.adjust.apply(value, sibling) {
@@ -214,8 +230,9 @@ impl DeviceState {
     /// without a value there is nothing to compare with.
     fn watch_steps(&mut self) {
         let profile = Arc::clone(&self.config.profile);
-        for (index, point) in profile.points.iter().enumerate() {
-            let Some(most) = point.max_step else { continue };
+        for at in 0..self.watched.len() {
+            let index = self.watched[at];
+            let Some(most) = profile.points[index].max_step else { continue };
             let Some(Some(Ok(Value::Num(now)))) = self.readings.get(index) else {
                 self.before.remove(&index);
                 continue;
@@ -231,8 +248,9 @@ impl DeviceState {
     fn fall_back(&mut self) {
         let profile = Arc::clone(&self.config.profile);
         let mut origins: BTreeMap<usize, usize> = BTreeMap::new();
-        for (index, point) in profile.points.iter().enumerate() {
-            let Some(first) = point.fallback_of else { continue };
+        for at in 0..self.stand_ins.len() {
+            let index = self.stand_ins[at];
+            let Some(first) = profile.points[index].fallback_of else { continue };
             let origin = origins.entry(first).or_insert(first);
             let stand_in = self.readings[index].take();
             let better = match (&self.readings[first], &stand_in) {

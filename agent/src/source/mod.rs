@@ -25,6 +25,7 @@ use bcp_wire::{DeviceMeta, Id, Value};
 pub use crate::clock::wall_ms;
 use crate::config::{CheckConfig, Config, DeviceConfig, HostConfig, Link};
 use crate::outbound::Sample;
+use crate::resolver::Resolver;
 use crate::schedule::{Mono, Outcome};
 pub use tasks::PollNow;
 
@@ -127,6 +128,17 @@ impl Group {
         }
     }
 
+    /// Devices that have a name are looked for with this.
+    pub fn find_with(&mut self, resolver: &Resolver) {
+        match self {
+            Group::Bus(bus) => bus.find_with(resolver),
+            Group::Snmp(device) => device.find_with(resolver),
+            // Set up with it.
+            Group::Check(_) => {}
+            Group::Host(host) => host.find_with(resolver),
+        }
+    }
+
     /// Becomes `next`. Devices of a bus that are in both, unchanged, keep what they have learnt.
     pub fn become_group(&mut self, next: Group) {
         match (&mut *self, next) {
@@ -166,15 +178,16 @@ impl Group {
 ///
 /// # Errors
 /// A check cannot be set up.
-pub fn groups(config: &Config) -> Result<Vec<Group>, checks::CheckError> {
+pub fn groups(config: &Config, resolver: &Resolver) -> Result<Vec<Group>, checks::CheckError> {
     let mut groups = device_groups(config.devices.iter().cloned().map(Arc::new));
     let trust = checks::Trust::default();
     for check in &config.checks {
-        groups.push(Group::Check(Box::new(checks::Check::new(check.clone(), &trust)?)));
+        groups.push(Group::Check(Box::new(checks::Check::new(check.clone(), &trust, resolver)?)));
     }
     if let Some(host) = &config.host {
         groups.push(Group::Host(Box::new(host::Host::new(host.clone()))));
     }
+    groups.iter_mut().for_each(|group| group.find_with(resolver));
     Ok(groups)
 }
 

@@ -20,6 +20,7 @@ use super::checks::CheckError;
 use super::{Group, Part, groups};
 use crate::config::Config;
 use crate::outbound::Outbound;
+use crate::resolver::Resolver;
 use crate::schedule::{ReachChange, Timetable, Turn};
 use crate::self_stats::Board;
 
@@ -30,7 +31,8 @@ const ORDERS: usize = 4;
 #[derive(Debug)]
 pub enum Order {
     PollNow(Id),
-    Become(Group),
+    /// In a box: each task has room for some orders.
+    Become(Box<Group>),
     Stop,
 }
 
@@ -66,6 +68,7 @@ pub struct Sources {
     outbound: mpsc::Sender<Outbound>,
     board: Arc<Board>,
     shutdown: watch::Receiver<bool>,
+    resolver: Resolver,
 }
 
 /// Lets others ask for a poll at once.
@@ -84,7 +87,12 @@ impl PollNow {
 impl Sources {
     /// None yet; [`Sources::apply`] starts them.
     #[must_use]
-    pub fn new(outbound: mpsc::Sender<Outbound>, board: Arc<Board>, shutdown: watch::Receiver<bool>) -> Sources {
+    pub fn new(
+        outbound: mpsc::Sender<Outbound>,
+        board: Arc<Board>,
+        shutdown: watch::Receiver<bool>,
+        resolver: Resolver,
+    ) -> Sources {
         Sources {
             tasks: JoinSet::new(),
             running: BTreeMap::new(),
@@ -92,6 +100,7 @@ impl Sources {
             outbound,
             board,
             shutdown,
+            resolver,
         }
     }
 
@@ -100,7 +109,8 @@ impl Sources {
     /// # Errors
     /// A check cannot be set up; nothing has changed then.
     pub async fn apply(&mut self, config: &Config) -> Result<Changed, CheckError> {
-        let next: BTreeMap<String, Group> = groups(config)?.into_iter().map(|group| (group.key(), group)).collect();
+        let next: BTreeMap<String, Group> =
+            groups(config, &self.resolver)?.into_iter().map(|group| (group.key(), group)).collect();
         let parts = |parts: &[Part]| parts.iter().map(|part| (part.id().clone(), part.clone())).collect::<Vec<_>>();
         let before: BTreeMap<Id, Part> = self.running.values().flat_map(|running| parts(&running.parts)).collect();
         let after: BTreeMap<Id, Part> = next.values().flat_map(|group| parts(&group.parts())).collect();
@@ -126,7 +136,7 @@ impl Sources {
             }
             if let Some(task) = self.running.get_mut(&key) {
                 task.parts = parts;
-                let _ = task.orders.send(Order::Become(group)).await;
+                let _ = task.orders.send(Order::Become(Box::new(group))).await;
             } else {
                 let orders = self.start(group);
                 self.running.insert(key, Running { orders, parts });
@@ -221,7 +231,7 @@ impl Task {
                         }
                     }
                     Woken::Ordered(Order::Become(group)) => {
-                        let new = self.become_group(group);
+                        let new = self.become_group(*group);
                         if !self.tell_metas(&new).await {
                             return;
                         }

@@ -22,13 +22,14 @@ pub fn text(status: &Status, wall_ms: i64, boot: BootMs) -> String {
         text += &gate(ticket, boot);
     }
     text += &status.traps.as_ref().map(traps).unwrap_or_default();
+    let width = status.agent.devices.iter().map(|device| device.id.as_str().len()).fold("device".len(), usize::max);
     let _ = writeln!(
         text,
-        "\n{:<32}  {:<7}  {:<9}  {:<17}  {:<15}  {:>8}  {:>8}  {:>8}  {:>7}  requests",
+        "\n{:<width$}  {:<7}  {:<9}  {:<17}  {:<15}  {:>8}  {:>8}  {:>8}  {:>7}  requests",
         "device", "answers", "last good", "error", "rtt p50/p99 ms", "polls", "missed", "failed", "next",
     );
     for device in &status.agent.devices {
-        text += &line(device);
+        text += &line(device, width);
     }
     text
 }
@@ -98,7 +99,7 @@ fn traps(report: &TrapReport) -> String {
     text
 }
 
-fn line(device: &DeviceReport) -> String {
+fn line(device: &DeviceReport, width: usize) -> String {
     let rtt = |rtt: Option<f64>| rtt.map_or_else(|| "-".to_owned(), |rtt| format!("{rtt:.1}"));
     let rtts = format!("{}/{}", rtt(device.rtt_p50_ms), rtt(device.rtt_p99_ms));
     let good = device.last_good_ago_ms.map_or_else(|| "never".to_owned(), |ms| age(Duration::from_millis(ms)));
@@ -110,7 +111,7 @@ fn line(device: &DeviceReport) -> String {
     };
     let trouble: String = device.trouble.iter().flat_map(|trouble| trouble.chars()).take(TROUBLE_MAX_CHARS).collect();
     let line = format!(
-        "{:<32}  {:<7}  {good:<9}  {error:<17}  {rtts:<15}  {:>8}  {:>8}  {:>8}  {:>7}  {:>8}  {trouble}",
+        "{:<width$}  {:<7}  {good:<9}  {error:<17}  {rtts:<15}  {:>8}  {:>8}  {:>8}  {:>7}  {:>8}  {trouble}",
         device.id.as_str(),
         device.reachable.word().unwrap_or("unknown"),
         device.polls,

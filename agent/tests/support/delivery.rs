@@ -212,6 +212,7 @@ impl Agent {
                 site: Site::A,
                 agent: "gw-a".parse().unwrap(),
                 state_dir: dir.to_owned(),
+                resolver: bcp_agent::resolver::Resolver::default(),
                 settings: Settings {
                     mqtt,
                     spool: SpoolConfig::default(),

@@ -1,23 +1,26 @@
 //! One HTTP request: status, body, time to the complete answer.
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use rustls::ClientConfig;
 
 use super::{Tried, cause};
 use crate::config::HttpProbe;
+use crate::resolver::Resolver;
 
 /// Most of a body that is read and searched.
 const MAX_BODY_BYTES: usize = 64 * 1024;
 
 /// A client that opens a connection of its own for every request, as a new user would.
-pub fn client(tls: ClientConfig) -> Result<reqwest::Client, reqwest::Error> {
+pub fn client(tls: ClientConfig, resolver: &Resolver) -> Result<reqwest::Client, reqwest::Error> {
     reqwest::Client::builder()
         .no_proxy()
         .redirect(reqwest::redirect::Policy::none())
         .pool_max_idle_per_host(0)
         .user_agent(concat!("bcp-agent/", env!("CARGO_PKG_VERSION")))
         .tls_backend_preconfigured(tls)
+        .dns_resolver(Arc::new(resolver.clone()))
         .build()
 }
 

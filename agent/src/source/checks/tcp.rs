@@ -3,18 +3,18 @@
 use std::time::Instant;
 
 use tokio::io::AsyncReadExt;
-use tokio::net::TcpStream;
 
 use super::{Tried, cause};
 use crate::config::TcpProbe;
+use crate::resolver::Resolver;
 
 /// Most of a greeting that is read and searched.
 const MAX_GREETING_BYTES: u64 = 1_024;
 
-pub async fn try_once(probe: &TcpProbe) -> Tried {
+pub async fn try_once(probe: &TcpProbe, resolver: &Resolver) -> Tried {
     let start = Instant::now();
     let exchange = async {
-        let stream = TcpStream::connect(probe.address.as_str()).await?;
+        let stream = resolver.connect(&probe.address).await?;
         let mut greeting = Vec::new();
         if let Some(want) = &probe.expect {
             let mut stream = stream.take(MAX_GREETING_BYTES);

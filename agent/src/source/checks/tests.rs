@@ -29,7 +29,7 @@ fn check(probe: CheckProbe) -> Check {
     let service = "s".parse().unwrap();
     let interval = Duration::from_secs(1);
     let config = CheckConfig { id, service, target_site: None, interval, degraded_after: None, probe };
-    Check::new(config, &Trust::default()).unwrap()
+    Check::new(config, &Trust::default(), &crate::resolver::Resolver::default()).unwrap()
 }
 
 fn tcp(address: String, expect: Option<&str>) -> CheckProbe {

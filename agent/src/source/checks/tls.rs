@@ -13,12 +13,12 @@ use rustls::crypto::CryptoProvider;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
-use tokio::net::TcpStream;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
 use super::{Tried, cause};
 use crate::clock::wall_ms;
 use crate::config::TlsProbe;
+use crate::resolver::Resolver;
 
 const MS_PER_DAY: f64 = 86_400_000.0;
 
@@ -151,10 +151,10 @@ impl ServerCertVerifier for Noting {
 }
 
 /// Connects and shakes hands.
-pub async fn try_once(config: &Arc<ClientConfig>, probe: &TlsProbe) -> Tried {
+pub async fn try_once(config: &Arc<ClientConfig>, probe: &TlsProbe, resolver: &Resolver) -> Tried {
     let start = Instant::now();
     let shake = async {
-        let stream = TcpStream::connect(probe.address.as_str()).await.map_err(|error| cause(&error))?;
+        let stream = resolver.connect(&probe.address).await.map_err(|error| cause(&error))?;
         let connector = tokio_rustls::TlsConnector::from(Arc::clone(config));
         connector.connect(probe.server_name.clone(), stream).await.map_err(|error| cause(&error))
     };

@@ -35,6 +35,7 @@ use tokio::task::JoinHandle;
 use crate::clock::kernel_state;
 use crate::config::HostConfig;
 use crate::outbound::Sample;
+use crate::resolver::Resolver;
 use crate::schedule::Outcome;
 use crate::source::Polled;
 use file_systems::FileSystems;
@@ -158,6 +159,7 @@ pub struct Host {
     units: Aside<Result<Vec<Figure>, units::UnitsError>>,
     ntp: Aside<Result<f64, ntp::NtpError>>,
     told: Vec<PointName>,
+    resolver: Resolver,
 }
 
 impl Host {
@@ -172,7 +174,13 @@ impl Host {
             units: Aside::new(UNITS_EVERY),
             ntp: Aside::new(NTP_EVERY),
             told: Vec::new(),
+            resolver: Resolver::default(),
         }
+    }
+
+    /// The time server is looked for with this, where it has a name.
+    pub fn find_with(&mut self, resolver: &Resolver) {
+        self.resolver = resolver.clone();
     }
 
     #[must_use]
@@ -306,7 +314,9 @@ impl Host {
         let mut trouble = None;
         if let Some(server) = self.config.ntp.clone() {
             // The server's word is worth more than the kernel's: that one only knows what it still has to make up.
-            offset_ms = match self.ntp.read(patience, async move { ntp::offset_ms(&server).await }).await {
+            let resolver = self.resolver.clone();
+            let asked = async move { ntp::offset_ms(&server, &resolver).await };
+            offset_ms = match self.ntp.read(patience, asked).await {
                 Some((Ok(offset_ms), age)) => Some(Ok((*offset_ms, -millis(age)))),
                 Some((Err(error), _)) => {
                     trouble = Some(error.to_string());

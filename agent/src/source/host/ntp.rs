@@ -5,7 +5,9 @@
 use std::time::Duration;
 
 use rustix::time::{ClockId, clock_gettime};
-use tokio::net::{UdpSocket, lookup_host};
+use tokio::net::UdpSocket;
+
+use crate::resolver::Resolver;
 
 /// Time for one question.
 const TIMEOUT: Duration = Duration::from_secs(1);
@@ -64,11 +66,11 @@ impl Stamp {
 ///
 /// # Errors
 /// There is no answer that counts.
-pub async fn offset_ms(server: &str) -> Result<f64, NtpError> {
+pub async fn offset_ms(server: &str, resolver: &Resolver) -> Result<f64, NtpError> {
     let failed = |cause| NtpError::Socket { server: server.to_owned(), cause };
     let exchange = async {
-        let target = lookup_host(server).await.map_err(failed)?.next();
-        let target = target.ok_or_else(|| failed(std::io::ErrorKind::NotFound.into()))?;
+        let found = resolver.addresses(server).await.map_err(|error| failed(error.into()))?;
+        let target = *found.first().ok_or_else(|| failed(std::io::ErrorKind::NotFound.into()))?;
         let any = if target.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
         let socket = UdpSocket::bind(any).await.map_err(failed)?;
         socket.connect(target).await.map_err(failed)?;
@@ -168,8 +170,9 @@ mod tests {
             // Keeps the port, and says nothing more.
             std::future::pending::<()>().await;
         });
-        let offset = offset_ms(&address).await.unwrap();
+        let resolver = Resolver::default();
+        let offset = offset_ms(&address, &resolver).await.unwrap();
         assert!((1_000.0..2_001.0).contains(&offset), "{offset}");
-        assert!(matches!(offset_ms(&address).await, Err(NtpError::Timeout { .. })));
+        assert!(matches!(offset_ms(&address, &resolver).await, Err(NtpError::Timeout { .. })));
     }
 }

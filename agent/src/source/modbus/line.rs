@@ -21,6 +21,7 @@ use super::rtu::{Owed, Rtu};
 use super::serial::{self, PortError};
 use super::tcp::Tcp;
 use crate::plan::Block;
+use crate::resolver::Resolver;
 
 /// Why a read gave nothing.
 #[derive(Debug, thiserror::Error)]
@@ -93,6 +94,7 @@ pub struct Line {
     proven: bool,
     quiet_since: Option<Instant>,
     owed: Owed,
+    resolver: Resolver,
 }
 
 impl fmt::Debug for Line {
@@ -108,7 +110,19 @@ impl fmt::Debug for Line {
 impl Line {
     #[must_use]
     pub fn new(address: String, framing: Framing) -> Line {
-        Line { address, framing, wire: None, proven: false, quiet_since: None, owed: Owed::default() }
+        Line {
+            address,
+            framing,
+            wire: None,
+            proven: false,
+            quiet_since: None,
+            owed: Owed::default(),
+            resolver: Resolver::default(),
+        }
+    }
+
+    pub fn find_with(&mut self, resolver: &Resolver) {
+        self.resolver = resolver.clone();
     }
 
     #[must_use]
@@ -170,8 +184,10 @@ impl Line {
                 let port = serial::open(&self.address, line)?;
                 Wire::Rtu(Rtu::new(Box::new(port), Some(*line)))
             }
-            Framing::Tcp => Wire::Tcp(Tcp::new(connect(&self.address, timeout).await?)),
-            Framing::RtuOverTcp(line) => Wire::Rtu(Rtu::new(Box::new(connect(&self.address, timeout).await?), *line)),
+            Framing::Tcp => Wire::Tcp(Tcp::new(connect(&self.address, &self.resolver, timeout).await?)),
+            Framing::RtuOverTcp(line) => {
+                Wire::Rtu(Rtu::new(Box::new(connect(&self.address, &self.resolver, timeout).await?), *line))
+            }
         };
         self.quiet_since = Some(Instant::now());
         Ok(wire)
@@ -184,8 +200,10 @@ impl Line {
     }
 }
 
-async fn connect(address: &str, timeout: Duration) -> Result<TcpStream, ReadError> {
-    let stream = match tokio::time::timeout(timeout, TcpStream::connect(address)).await {
+/// A look-up has a time limit of its own: it comes before the device has been asked anything.
+async fn connect(address: &str, resolver: &Resolver, timeout: Duration) -> Result<TcpStream, ReadError> {
+    let addresses = resolver.addresses(address).await.map_err(|error| ReadError::Connect(error.into()))?;
+    let stream = match tokio::time::timeout(timeout, TcpStream::connect(addresses.as_slice())).await {
         Ok(Ok(stream)) => stream,
         Ok(Err(error)) => return Err(ReadError::Connect(error)),
         Err(_) => return Err(ReadError::ConnectTimeout(timeout)),

@@ -25,6 +25,7 @@ use std::time::Duration;
 use crate::config::{DeviceConfig, Link, ModbusLink};
 use crate::plan::{Item, Limits, ReadPlan};
 use crate::profile::{Address, Protocol};
+use crate::resolver::Resolver;
 use crate::schedule::Outcome;
 use crate::source::Polled;
 use crate::source::device::DeviceState;
@@ -87,6 +88,11 @@ impl Bus {
     #[must_use]
     pub fn address(&self) -> &str {
         self.line.address()
+    }
+
+    /// The address is looked for with this, where it is a name.
+    pub fn find_with(&mut self, resolver: &Resolver) {
+        self.line.find_with(resolver);
     }
 
     /// Takes over the devices of `next`. Those that are configured as before keep their plan and what was learnt, and the

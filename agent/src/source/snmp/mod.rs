@@ -49,12 +49,14 @@ use crate::decode::{Decoder, Raw, RegisterType};
 use crate::derive::Reading;
 use crate::oid::Oid;
 use crate::profile::{Address, Protocol};
+use crate::resolver::Resolver;
 use crate::schedule::Outcome;
 use crate::source::Polled;
 use crate::source::device::{DeviceState, TableRow};
 
 use counter::Track;
 use message::{Got, Message};
+use requests::Names;
 pub use session::ReadError;
 use session::{Channel, Session};
 use table::{Walks, rows};
@@ -102,7 +104,6 @@ pub struct SnmpDevice {
 #[derive(Debug)]
 struct Var {
     oid: Oid,
-    ber: Vec<u8>,
     /// The device answers whole requests with an error because of this one.
     refused: bool,
 }
@@ -111,9 +112,9 @@ struct Var {
 struct Target {
     reading: usize,
     var: usize,
-    /// Siblings by their variable.
-    adjust: Adjust<usize>,
-    decoder: Decoder,
+    /// Siblings by their variable, where there are any.
+    adjust: Option<Box<Adjust<usize>>>,
+    decoder: Arc<Decoder>,
 }
 
 /// A prepared message for some variables (indexes into the order of asking).
@@ -121,6 +122,8 @@ struct Target {
 struct Request {
     message: Message,
     vars: Vec<usize>,
+    /// Their identifiers on the wire, one after the other.
+    asked: Names,
 }
 
 impl SnmpDevice {
@@ -165,6 +168,11 @@ impl SnmpDevice {
     #[must_use]
     pub fn engine_id(&self) -> Option<&[u8]> {
         self.channel.engine_id()
+    }
+
+    /// The address is looked for with this, where it is a name.
+    pub fn find_with(&mut self, resolver: &Resolver) {
+        self.channel.resolver = resolver.clone();
     }
 
     /// Keeps the bytes of every point from now on.

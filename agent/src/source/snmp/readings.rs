@@ -58,11 +58,9 @@ impl SnmpDevice {
                 }
                 Some(Got::Oid(oid)) => Value::text(&oid.to_string()).ok_or(BadReason::Decode),
             };
-            let reading = match reading {
-                Ok(value) if !target.adjust.is_idle() => {
-                    target.adjust.apply(value, |var| sibling(self.answers[*var].as_ref()))
-                }
-                reading => reading,
+            let reading = match (reading, &target.adjust) {
+                (Ok(value), Some(adjust)) => adjust.apply(value, |var| sibling(self.answers[*var].as_ref())),
+                (reading, _) => reading,
             };
             match reading {
                 Ok(value) => self.state.set(target.reading, Some(Ok(value)), offset),

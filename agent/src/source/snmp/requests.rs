@@ -13,7 +13,6 @@ use super::session::{ReadError, Session, prepare};
 use super::table::Row;
 use super::walk::NO_SUCH_NAME;
 use super::{Request, SYS_UPTIME, SnmpDevice, TOO_BIG, Target, Var};
-use crate::adjust::Adjust;
 use crate::oid::Oid;
 use crate::plan::chunks;
 use crate::profile::Address;
@@ -27,15 +26,14 @@ impl SnmpDevice {
         for (reading, point) in config.profile.points.iter().enumerate() {
             if let Address::Oid(oid) = &point.address {
                 let var = self.var(oid.clone());
-                let adjust = Adjust::default();
-                self.targets.push(Target { reading, var, adjust, decoder: point.decoder.clone() });
+                self.targets.push(Target { reading, var, adjust: None, decoder: Arc::clone(&point.decoder) });
             }
         }
         let first = self.state.fixed();
         for (i, row) in rows.iter().enumerate() {
             let var = self.var(row.oid.clone());
-            let adjust = row.adjust.map(|oid| self.var(oid.clone()));
-            self.targets.push(Target { reading: first + i, var, adjust, decoder: row.decoder.clone() });
+            let adjust = (!row.adjust.is_idle()).then(|| Box::new(row.adjust.map(|oid| self.var(oid.clone()))));
+            self.targets.push(Target { reading: first + i, var, adjust, decoder: Arc::clone(&row.decoder) });
         }
         let counted: BTreeSet<Oid> =
             self.targets.iter().filter(|target| target.decoder.rate).map(|t| self.vars[t.var].oid.clone()).collect();
@@ -49,7 +47,7 @@ impl SnmpDevice {
         if let Some(known) = self.vars.iter().position(|var| var.oid == oid) {
             return known;
         }
-        self.vars.push(Var { ber: oid.to_ber(), oid, refused: false });
+        self.vars.push(Var { oid, refused: false });
         self.vars.len() - 1
     }
 
@@ -59,8 +57,9 @@ impl SnmpDevice {
             .into_iter()
             .map(|range| {
                 let vars = asked[range].to_vec();
-                let oids: Vec<&[u8]> = vars.iter().map(|i| self.vars[*i].ber.as_slice()).collect();
-                Request { message: prepare(&self.link, snmp::MSG_GET, &oids, 0, 0), vars }
+                let asked: Vec<Vec<u8>> = vars.iter().map(|i| self.vars[*i].oid.to_ber()).collect();
+                let oids: Vec<&[u8]> = asked.iter().map(Vec::as_slice).collect();
+                Request { message: prepare(&self.link, snmp::MSG_GET, &oids, 0, 0), vars, asked: Names::of(&oids) }
             })
             .collect();
     }
@@ -74,14 +73,14 @@ impl SnmpDevice {
     ) -> Result<Option<Duration>, (ReadError, bool)> {
         let (mut index, mut rtt) = (0, None);
         let known_alive = self.discovered.is_some_and(|at| at >= start);
-        let mut done: BTreeSet<usize> = BTreeSet::new();
+        let mut done = vec![false; self.vars.len()];
         while index < self.requests.len() {
             let left = budget.saturating_sub(start.elapsed());
             let Some(request) = self.requests.get(index) else { break };
             if left.is_zero() {
                 return Err((ReadError::Timeout { tries: 0, timeout: budget }, rtt.is_some()));
             }
-            if request.vars.iter().all(|var| done.contains(var)) {
+            if request.vars.iter().all(|var| done[*var]) {
                 index += 1;
                 continue;
             }
@@ -90,11 +89,10 @@ impl SnmpDevice {
                 Ok(values) => {
                     rtt = Some(asked.elapsed());
                     let offset = i64::try_from(start.elapsed().as_millis()).unwrap_or(0);
-                    let vars = self.requests.get(index).map(|request| request.vars.clone()).unwrap_or_default();
-                    for (var, got) in vars.into_iter().zip(values) {
-                        self.answers[var] = got;
-                        offsets[var] = offset;
-                        done.insert(var);
+                    for (var, got) in self.requests[index].vars.iter().zip(values) {
+                        self.answers[*var] = got;
+                        offsets[*var] = offset;
+                        done[*var] = true;
                     }
                     index += 1;
                 }
@@ -145,18 +143,14 @@ impl SnmpDevice {
 
     async fn get(&mut self, request: usize, left: Duration) -> Result<Vec<Option<Got>>, ReadError> {
         let Some(request) = self.requests.get_mut(request) else { return Ok(Vec::new()) };
-        let expected: Vec<&[u8]> = request.vars.iter().map(|var| self.vars[*var].ber.as_slice()).collect();
+        let Request { message, asked, .. } = request;
         let mut session = Session { link: &self.link, channel: &mut self.channel };
         session
-            .exchange(&mut request.message, left, |pdu| {
-                let mut values: Vec<Option<Got>> = vec![None; expected.len()];
+            .exchange(message, left, |pdu| {
+                let mut values: Vec<Option<Got>> = vec![None; asked.len()];
                 for (position, (oid, value)) in pdu.varbinds.clone().enumerate() {
                     // In order is the rule; a device that reorders is still understood.
-                    let place = if expected.get(position).is_some_and(|want| *want == oid) {
-                        Some(position)
-                    } else {
-                        expected.iter().position(|want| *want == oid)
-                    };
+                    let place = if asked.get(position) == Some(oid) { Some(position) } else { asked.position(oid) };
                     if let Some(slot) = place.and_then(|place| values.get_mut(place)) {
                         *slot = Some(value);
                     }
@@ -164,5 +158,35 @@ impl SnmpDevice {
                 values
             })
             .await
+    }
+}
+
+/// Identifiers as they are on the wire. They lie together, because every poll reads through them.
+#[derive(Debug)]
+pub(super) struct Names {
+    bytes: Box<[u8]>,
+    ends: Box<[usize]>,
+}
+
+impl Names {
+    fn of(oids: &[&[u8]]) -> Names {
+        let end = |end: &mut usize, oid: &&[u8]| {
+            *end += oid.len();
+            Some(*end)
+        };
+        Names { bytes: oids.concat().into(), ends: oids.iter().scan(0, end).collect() }
+    }
+
+    const fn len(&self) -> usize {
+        self.ends.len()
+    }
+
+    fn get(&self, at: usize) -> Option<&[u8]> {
+        let start = at.checked_sub(1).and_then(|before| self.ends.get(before)).copied().unwrap_or(0);
+        self.bytes.get(start..*self.ends.get(at)?)
+    }
+
+    fn position(&self, oid: &[u8]) -> Option<usize> {
+        (0..self.len()).find(|at| self.get(*at) == Some(oid))
     }
 }

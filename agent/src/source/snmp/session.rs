@@ -11,7 +11,7 @@
 use std::io;
 use std::time::{Duration, Instant};
 
-use tokio::net::{UdpSocket, lookup_host};
+use tokio::net::UdpSocket;
 
 use super::TOO_BIG;
 use super::bulk::Repetitions;
@@ -20,6 +20,7 @@ use super::engine::{AuthFault, Engine};
 use super::frame::{self, Letter, Stamp};
 use super::judge::{Progress, Received, judge_community, judge_frame};
 use super::message::{self, Message, Pdu, REQUEST_IDS, V1};
+use crate::resolver::Resolver;
 
 /// Longest answer that is read; a longer one is cut by the socket, and asked again in halves.
 const MAX_ANSWER_BYTES: usize = 16 * 1024;
@@ -64,6 +65,7 @@ pub(super) struct Channel {
     /// Rows it bears in one answer.
     pub(super) repetitions: Repetitions,
     salt: u64,
+    pub(super) resolver: Resolver,
 }
 
 impl Channel {
@@ -76,6 +78,7 @@ impl Channel {
             restarts: 0,
             repetitions: Repetitions::default(),
             salt: rand::random(),
+            resolver: Resolver::default(),
         }
     }
 
@@ -92,7 +95,7 @@ impl Channel {
 
     async fn send(&mut self, address: &str, bytes: &[u8]) -> Result<(), ReadError> {
         if self.socket.is_none() {
-            self.socket = Some(connect(address).await?);
+            self.socket = Some(connect(address, &self.resolver).await?);
         }
         let Some(socket) = self.socket.as_ref() else { return Err(ReadError::Refused) };
         if let Err(error) = socket.send(bytes).await {
@@ -260,10 +263,10 @@ impl Session<'_> {
         progress: &mut Progress,
         read: &mut impl FnMut(&Pdu<'_>) -> T,
     ) -> io::Result<Received<T>> {
-        let mut buffer = [0_u8; MAX_ANSWER_BYTES];
+        let mut buffer = Vec::with_capacity(MAX_ANSWER_BYTES);
         let Some(socket) = self.channel.socket.as_ref() else { return Err(io::ErrorKind::NotConnected.into()) };
-        let length = socket.try_recv(&mut buffer)?;
-        if length == MAX_ANSWER_BYTES {
+        let length = socket.try_recv_buf(&mut buffer)?;
+        if length >= MAX_ANSWER_BYTES {
             // Cut off, so its number cannot be trusted either; but only our own device writes to this socket.
             return Ok(Received::Failed(ReadError::Status { status: TOO_BIG, index: 0 }));
         }
@@ -282,10 +285,10 @@ impl Session<'_> {
     }
 }
 
-async fn connect(address: &str) -> Result<UdpSocket, ReadError> {
+async fn connect(address: &str, resolver: &Resolver) -> Result<UdpSocket, ReadError> {
     let failed = |cause| ReadError::Connect { address: address.to_owned(), cause };
-    let target = lookup_host(address).await.map_err(failed)?.next();
-    let target = target.ok_or_else(|| failed(io::ErrorKind::NotFound.into()))?;
+    let found = resolver.addresses(address).await.map_err(|error| failed(error.into()))?;
+    let target = *found.first().ok_or_else(|| failed(io::ErrorKind::NotFound.into()))?;
     let any = if target.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
     let socket = UdpSocket::bind(any).await.map_err(failed)?;
     // Connected: datagrams of other senders never arrive, and "port unreachable" does.

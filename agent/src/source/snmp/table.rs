@@ -4,6 +4,7 @@
 //! tables use it, and columns that the budget leaves over are walked in the next poll.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::Instant;
 
 use bcp_wire::PointName;
@@ -29,7 +30,7 @@ pub(super) struct Row {
     pub unit: &'static str,
     pub oid: Oid,
     pub adjust: Adjust<Oid>,
-    pub decoder: Decoder,
+    pub decoder: Arc<Decoder>,
     pub optional: bool,
     pub publish: bool,
 }
@@ -133,7 +134,7 @@ fn row(point: &TablePoint, id: &str, index: &[u32], parts: &[Component]) -> Opti
         unit,
         oid: point.column.below(index),
         adjust,
-        decoder: point.decoder.clone(),
+        decoder: Arc::clone(&point.decoder),
         optional: point.optional,
         publish: point.publish,
     })

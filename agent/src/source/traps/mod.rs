@@ -28,11 +28,12 @@ use std::time::{Duration, Instant};
 use bcp_wire::Id;
 use futures::StreamExt;
 use futures::stream::BoxStream;
-use tokio::net::{UdpSocket, lookup_host};
+use tokio::net::UdpSocket;
 use tokio::sync::{mpsc, watch};
 
 use crate::config::DeviceConfig;
 use crate::outbound::Outbound;
+use crate::resolver::Resolver;
 use crate::source::{PollNow, wall_ms};
 use authority::Authority;
 use config::TrapsConfig;
@@ -42,8 +43,7 @@ use desk::{Desk, Handled, Verdict};
 const MAX_BYTES: usize = 65_535;
 /// Names of devices are looked up again this often.
 const LOOK_UP_EVERY: Duration = Duration::from_secs(300);
-/// Time for one name, and names looked up at one time: a dead name server holds up no notification.
-const LOOK_UP_TIMEOUT: Duration = Duration::from_secs(5);
+/// Names looked up at one time: a dead name server holds up no notification.
 const LOOK_UPS_AT_ONCE: usize = 2;
 /// Most strangers and unnamed traps that are shown.
 const MAX_SHOWN: usize = 32;
@@ -101,6 +101,7 @@ pub struct Listener {
     desk: Desk,
     figures: Arc<TrapFigures>,
     told: BTreeMap<Verdict, Instant>,
+    resolver: Resolver,
     /// The devices of a configuration that was loaded since.
     devices: Option<watch::Receiver<Vec<Arc<DeviceConfig>>>>,
 }
@@ -121,6 +122,7 @@ impl Listener {
             desk: Desk::new(config, devices, authority),
             figures,
             told: BTreeMap::new(),
+            resolver: Resolver::default(),
             devices: None,
         })
     }
@@ -134,6 +136,12 @@ impl Listener {
     /// As the socket says.
     pub fn local_addr(&self) -> std::io::Result<SocketAddr> {
         self.socket.local_addr()
+    }
+
+    /// Finds devices by their names with this.
+    #[must_use]
+    pub fn asking(self, resolver: Resolver) -> Listener {
+        Listener { resolver, ..self }
     }
 
     /// Keeps to the devices of this channel from now on.
@@ -157,18 +165,18 @@ impl Listener {
     pub async fn run(mut self, outlets: Outlets, mut shutdown: watch::Receiver<bool>) {
         let mut buffer = vec![0; MAX_BYTES];
         let mut look_up = tokio::time::interval(LOOK_UP_EVERY);
-        let mut found = addresses(Vec::new());
+        let mut found = addresses(Vec::new(), &self.resolver);
         loop {
             let received = tokio::select! {
                 biased;
                 _ = shutdown.wait_for(|stop| *stop) => return,
                 devices = Listener::other_devices(&mut self.devices) => {
                     self.desk.set_devices(&devices);
-                    found = addresses(self.desk.named_hosts());
+                    found = addresses(self.desk.named_hosts(), &self.resolver);
                     None
                 }
                 _ = look_up.tick() => {
-                    found = addresses(self.desk.named_hosts());
+                    found = addresses(self.desk.named_hosts(), &self.resolver);
                     None
                 }
                 Some((device, addresses)) = found.next() => {
@@ -227,15 +235,20 @@ impl Listener {
 }
 
 /// Looks names up beside everything else; those that are not found are left out.
-fn addresses(hosts: Vec<(Id, String)>) -> BoxStream<'static, (Id, Vec<IpAddr>)> {
+fn addresses(hosts: Vec<(Id, String)>, resolver: &Resolver) -> BoxStream<'static, (Id, Vec<IpAddr>)> {
+    let resolver = resolver.clone();
     futures::stream::iter(hosts)
-        .map(|(device, address)| async move {
-            match tokio::time::timeout(LOOK_UP_TIMEOUT, lookup_host(&address)).await {
-                Ok(Ok(found)) => return Some((device, found.map(|at| at.ip().to_canonical()).collect())),
-                Ok(Err(error)) => tracing::debug!(%device, %address, %error, "name not found"),
-                Err(_) => tracing::debug!(%device, %address, "no answer about this name"),
+        .map(move |(device, address)| {
+            let resolver = resolver.clone();
+            async move {
+                match resolver.addresses(&address).await {
+                    Ok(found) => Some((device, found.iter().map(|at| at.ip().to_canonical()).collect())),
+                    Err(error) => {
+                        tracing::debug!(%device, %address, %error, "name not found");
+                        None
+                    }
+                }
             }
-            None
         })
         .buffer_unordered(LOOK_UPS_AT_ONCE)
         .filter_map(std::future::ready)
