@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use bcp_agent::adjust::Adjust;
 use bcp_agent::decode::{Decoder, Raw};
@@ -47,7 +48,7 @@ fn files() -> PathBuf {
 }
 
 /// Decoders of all points of that name: one, or one per condition.
-fn decoders(profile: &Profile, name: &str) -> Vec<(Decoder, Adjust<()>)> {
+fn decoders(profile: &Profile, name: &str) -> Vec<(Arc<Decoder>, Adjust<()>)> {
     let points = profile.points.iter().filter(|point| point.name.as_str() == name);
     let rows = profile.tables.iter().flat_map(|table| &table.points).filter(|point| point.pattern == name);
     points

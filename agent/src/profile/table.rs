@@ -1,5 +1,7 @@
 //! Tables of SNMP: which rows there are, what they are called, and which points each has.
 
+use std::sync::Arc;
+
 use serde::Deserialize;
 
 use crate::adjust::{Adjust, FactorForm};
