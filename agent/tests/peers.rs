@@ -370,12 +370,12 @@ async fn a_device_is_found_by_its_name_and_an_answer_outlives_the_name_server() 
     let profile = profile::parse(
         "test/uptime",
         "uptime",
-        "format = 1\ntitle = \"t\"\nkind = \"server\"\nsources = [\"snmpd\"]\n[snmp]\n\
-         [[point]]\nname = \"host.uptime\"\nread = \"1.3.6.1.2.1.1.3.0\"\nfactor = 0.01\n",
+        "format = 1\ntitle = \"t\"\nkind = \"host\"\nsources = [\"snmpd\"]\n[snmp]\n\
+         [[point]]\nname = \"host.uptime\"\nread = \"1.3.6.1.2.1.1.3.0\"\nscale = 0.01\n",
     )
     .unwrap();
     let resolver = Resolver::below(std::path::Path::new("/nonexistent"), vec![at]);
-    let mut poll = async |address: String| {
+    let poll = async |address: String| {
         let access = Access::community("public");
         let link = SnmpLink { address, access, timeout: Duration::from_secs(1), retries: 1 };
         let mut device = SnmpDevice::new(device(profile.clone(), Link::Snmp(link.clone())), link);
