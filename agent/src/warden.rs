@@ -261,7 +261,8 @@ mod tests {
             collectors = { a = "https://127.0.0.1:1" }
         "#;
         let config: GateConfig = toml::from_str(&format!("{config}{tickets}")).unwrap();
-        let setup = GateSetup { site: Site::A, gate: "host-a".parse().unwrap(), config, state_dir, resolver: Vec::new() };
+        let setup =
+            GateSetup { site: Site::A, gate: "host-a".parse().unwrap(), config, state_dir, resolver: Vec::new() };
         let stores = setup.config.tickets.iter().map(|ticket| {
             let store = Store::open(&setup.dir(), &ticket.id).unwrap();
             store.write(record).unwrap();
