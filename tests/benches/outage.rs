@@ -24,6 +24,7 @@ use anyhow::{Context, Result, bail, ensure};
 use bcp_agent::clock::wall_ms;
 use bcp_agent::outbound::{Outbound, QUEUE, Sample};
 use bcp_agent::publish::{PublishFigures, Publisher, PublisherSetup, Settings};
+use bcp_agent::resolver::Resolver;
 use bcp_agent::spool::SpoolConfig;
 use bcp_wire::{ClockState, Site, Value};
 use tokio::sync::{mpsc, watch};
@@ -102,6 +103,7 @@ async fn play_agent(dir: &Path) -> Result<()> {
             allow: Vec::new(),
             config_hash: "00".to_owned(),
         },
+        resolver: Resolver::default(),
     };
     let publisher = Publisher::open(setup, watch::channel(ClockState::Unknown).1);
     let figures = publisher.figures();
