@@ -18,7 +18,7 @@ pub const FOUND: &[Found] = &[
     Found {
         name: "a damaged segment with the highest number there is: more payloads are missing than can be counted",
         target: "spool",
-        bytes: b"\x01BCPSPL1\n\xB5\xC0\x0B\x0C/\0\0\0\x13-(\xE4\x01\0\0\0\0\0\0\0=\0\0\0\0\0\0\03\xEA@\x0B\x0B\xC0\xB5\xC4\xA0\x01\0\0\0\x06\x01\0\0\0\0\0\0\x04a1{\"v\":0}\
+        bytes: b"\x01BCPSPL1\n\xB5\xC0\x0B\x0C/\0\0\0\x13-(\xE4\x01\0\0\0\0\0\0\0=\0\0\0\0\0\0\x003\xEA@\x0B\x0B\xC0\xB5\xC4\xA0\x01\0\0\0\x06\x01\0\0\0\0\0\0\x04a1{\"v\":0}\
             \xB5\xC0\x0B\x0C/\0\0\0\x13-(\xE4\x01\0\0\0\0\0\0\0\xFF\xFF\xFF\xFF\xFF\xFF\xFF\xFFZm\x04\"\0lP\xC4\x8E\x01\0\0\0\x06\x03\0\0\0ups-a1{\"\xF6\":1}\xB5\xC0\x0B\x13-(\xE4\x01\0\0=\0\0\0\0}\x108k\0lP\xC4\xA0\x01}",
     },
     Found {
