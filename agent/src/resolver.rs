@@ -138,7 +138,7 @@ impl Resolver {
         self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Addresses of `host:port`, those of version 4 first; at least one.
+    /// Addresses of `host:port`, as [`Resolver::lookup`] finds them; at least one.
     ///
     /// # Errors
     /// There is none.
@@ -168,7 +168,7 @@ impl Resolver {
         Err(refused)
     }
 
-    /// Addresses of a host, those of version 4 first; at least one.
+    /// Addresses of a host: of version 4 where a name server has such ones, else of version 6; at least one.
     ///
     /// # Errors
     /// There is none.
@@ -279,7 +279,9 @@ fn plan(servers: &[SocketAddr], system: Option<&[u8]>) -> (ResolverConfig, Resol
         config = ResolverConfig::from_parts(domain, search, servers.iter().map(server).collect());
     }
     options.use_hosts_file = ResolveHosts::Never;
-    options.ip_strategy = LookupIpStrategy::Ipv4AndIpv6;
+    // One question where there is a version 4: a server that is gone would keep the answer that is still known waiting for the
+    // other one.
+    options.ip_strategy = LookupIpStrategy::Ipv4thenIpv6;
     options.timeout = options.timeout.min(ANSWER_LIMIT);
     options.cache_size = CACHED_ANSWERS;
     options.positive_max_ttl = Some(KEPT_AT_MOST);
