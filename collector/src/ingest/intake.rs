@@ -8,6 +8,7 @@
 
 mod batch;
 mod device;
+mod due;
 mod event;
 mod refusal;
 mod sources;
@@ -23,6 +24,7 @@ use bcp_wire::{
     TopicError, Value,
 };
 
+pub use due::WatermarksDue;
 pub use refusal::Refusal;
 pub use sources::{AGENT_SILENT_MS, LINK_GRACE_MS, LINK_SILENT_MS, LinkHealth};
 
@@ -78,8 +80,8 @@ pub struct Intake {
     seen: Marks,
     /// To be committed next.
     pub group: Group,
-    /// Agents whose watermark is behind.
-    pub touched: BTreeSet<AgentRef>,
+    /// Who is to be told how far its payloads are committed.
+    pub due: WatermarksDue,
     /// Devices that changed since [`Intake::take_changed`].
     changed: BTreeSet<Id>,
     pub payloads: u64,
@@ -111,7 +113,7 @@ impl Intake {
             slots: HashMap::new(),
             seen,
             group: Group::default(),
-            touched: BTreeSet::new(),
+            due: WatermarksDue::default(),
             changed: BTreeSet::new(),
             payloads: 0,
             samples: 0,

@@ -6,14 +6,13 @@
 mod commit;
 mod report;
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bcp_core::rules::Event;
 use bcp_core::status::ServiceSight;
 use bcp_core::time::Mono;
-use bcp_wire::presence::AgentRef;
 use bcp_wire::{Id, Site};
 use rumqttc::{AsyncClient, ManualAck};
 use tokio::sync::{mpsc, watch};
@@ -105,7 +104,6 @@ struct Turn {
     running: Option<JoinHandle<Committed>>,
     gathered_since: Option<Instant>,
     retry_at: Option<Instant>,
-    watermarks_due: BTreeSet<AgentRef>,
     watermarks_sent: Mono,
     shown: Mono,
     second: Mono,
@@ -136,7 +134,6 @@ impl Driver {
             running: None,
             gathered_since: None,
             retry_at: None,
-            watermarks_due: BTreeSet::new(),
             watermarks_sent: Mono(0),
             shown: Mono(0),
             second: Mono(0),
@@ -248,7 +245,7 @@ impl Driver {
         }
         if now.since(turn.watermarks_sent) >= WATERMARK_EVERY_MS {
             turn.watermarks_sent = now;
-            self.send_watermarks(turn);
+            self.send_watermarks();
         }
         if now.since(turn.second) >= SECOND_MS {
             turn.second = now;
@@ -263,7 +260,7 @@ impl Driver {
     async fn drain(mut self, mut turn: Turn, limit: Duration) {
         let finish = async {
             self.finish_commits(&mut turn).await;
-            self.send_watermarks(&mut turn);
+            self.send_watermarks();
             for link in self.links.values() {
                 let _ = link.client.try_disconnect();
             }

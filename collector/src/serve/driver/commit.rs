@@ -131,7 +131,7 @@ impl Driver {
     /// are unacknowledged, and then nothing could be judged any more; the agents keep what no watermark covers.
     fn shed(&mut self, turn: &mut Turn) {
         self.intake.shed();
-        self.intake.touched.clear();
+        self.intake.due.shed();
         turn.gathered_since = None;
         for ack in std::mem::take(&mut turn.acks) {
             self.acknowledge(turn, ack);
@@ -154,6 +154,7 @@ impl Driver {
 
     pub(super) fn commit(&mut self, turn: &mut Turn) {
         let group = std::mem::take(&mut self.intake.group);
+        self.intake.due.committing();
         turn.running_acks.append(&mut turn.acks);
         turn.gathered_since = None;
         let store = Arc::clone(&self.store);
@@ -184,7 +185,7 @@ impl Driver {
                 for ack in std::mem::take(&mut turn.running_acks) {
                     self.acknowledge(turn, ack);
                 }
-                turn.watermarks_due.append(&mut std::mem::take(&mut self.intake.touched));
+                self.intake.due.committed();
                 if turn.store_trouble.take().is_some() {
                     tracing::info!("the store takes data again");
                     self.shed(turn);

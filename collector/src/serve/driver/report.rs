@@ -1,6 +1,6 @@
 //! What the loop tells: watermarks to agents, votes and sights to decide, views to everybody who looks.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use bcp_core::failover::Sight;
 use bcp_core::replica::Item;
@@ -22,9 +22,8 @@ use crate::serve::{checks, show, wall_now};
 
 impl Driver {
     /// Tells agents what is committed. What cannot be sent now stays due.
-    pub(super) fn send_watermarks(&mut self, turn: &mut Turn) {
-        let mut later = BTreeSet::new();
-        for agent in std::mem::take(&mut turn.watermarks_due) {
+    pub(super) fn send_watermarks(&mut self) {
+        for agent in self.intake.due.take() {
             let Some(marks) = self.store.marks_of(&agent) else { continue };
             let mark = marks.watermark(self.config.site);
             if let Some((incarnation, ranges)) = marks.newest() {
@@ -32,17 +31,16 @@ impl Driver {
                 self.intake.committed(&agent, through, ranges.missing());
             }
             let Some(link) = self.links.get(&agent.site).filter(|link| link.health.connected) else {
-                later.insert(agent);
+                self.intake.due.later(agent);
                 continue;
             };
             let leaf = Leaf::Ack { collector: self.config.site };
             let topic = Topic::new(agent.site, agent.agent.clone(), leaf).to_string();
             let body = serde_json::to_vec(&mark).unwrap_or_default();
             if link.retained.try_publish(topic, body, PublishOptions::at_least_once().retained()).is_err() {
-                later.insert(agent);
+                self.intake.due.later(agent);
             }
         }
-        turn.watermarks_due.append(&mut later);
     }
 
     pub(super) fn every_second(&mut self, turn: &mut Turn, now: Mono) {
