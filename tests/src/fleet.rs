@@ -57,6 +57,8 @@ impl Fleet {
             .args(["up", "--base-port", &options.base_port.to_string(), "--data-dir"])
             .arg(&data_dir)
             .args(&options.args)
+            // As on a host that trusts no authority: nothing in the fleet asks one.
+            .envs([("SSL_CERT_FILE", "/dev/null"), ("SSL_CERT_DIR", "/dev/null")])
             .stdout(Stdio::piped())
             .stderr(std::fs::File::create(data_dir.join("up.stderr"))?)
             .stdin(Stdio::null())

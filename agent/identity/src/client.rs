@@ -65,6 +65,12 @@ pub fn http_client_with(
         .map_err(IdentityError::Client)
 }
 
+/// For plain HTTP alone. A client that could speak TLS wants the authorities of the system, and cannot be made on a host
+/// that has none.
+pub fn plain_http() -> reqwest::ClientBuilder {
+    reqwest::Client::builder().tls_certs_only([]).no_proxy()
+}
+
 fn verifier(credentials: &Credentials, material: &Material) -> Result<Arc<WebPkiServerVerifier>, IdentityError> {
     WebPkiServerVerifier::builder_with_provider(Arc::clone(&material.roots), provider())
         .build()

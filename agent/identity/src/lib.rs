@@ -19,7 +19,7 @@ mod material;
 pub mod pki;
 mod server;
 
-pub use client::{http_client, http_client_with};
+pub use client::{http_client, http_client_with, plain_http};
 pub use identity::{Identity, IdentityTextError};
 pub use material::Credentials;
 pub use server::serve;

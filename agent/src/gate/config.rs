@@ -82,6 +82,14 @@ pub struct TicketConfig {
     pub failsafe: bool,
 }
 
+impl TicketConfig {
+    /// Where the service is asked and told, with the keys.
+    fn urls(&self) -> impl Iterator<Item = (&'static str, &String)> {
+        let urls = [("facts_url", &self.facts_url), ("sync_url", &self.sync_url)];
+        urls.into_iter().filter_map(|(key, url)| Some((key, url.as_ref()?)))
+    }
+}
+
 /// What a gate does when its lease has run out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -197,6 +205,12 @@ impl GateTiming {
 }
 
 impl GateConfig {
+    /// True where a service is asked or told something by https.
+    #[must_use]
+    pub fn asks_by_https(&self) -> bool {
+        self.tickets.iter().flat_map(TicketConfig::urls).any(|(_, url)| url.starts_with("https://"))
+    }
+
     /// Says what cannot work, as (key, reason).
     #[must_use]
     pub fn faults(&self) -> Vec<(String, String)> {
@@ -237,6 +251,11 @@ impl GateConfig {
             }
             if ticket.script.is_empty() {
                 say(&at("script"), format!("`{}` has no program", ticket.id));
+            }
+            for (key, url) in ticket.urls() {
+                if !url.starts_with("http://") && !url.starts_with("https://") {
+                    say(&at(key), format!("`{}`: `{url}` is not an http or https URL", ticket.id));
+                }
             }
             let (step_ms, most_ms) = (ticket.step_timeout.as_millis(), timing.budget().stop_ms());
             if step_ms == 0 || step_ms > most_ms {
@@ -286,6 +305,12 @@ mod tests {
         .unwrap();
         assert_eq!(config.timing.resolve(), GateTiming::METRO);
         assert!(config.faults().is_empty());
+        let mut wrong = config.clone();
+        wrong.tickets[0].facts_url = Some("127.0.0.1:80/facts".to_owned());
+        assert_eq!(wrong.faults()[0].0, "ticket[0].facts_url");
+        assert!(!config.asks_by_https());
+        wrong.tickets[0].sync_url = Some("https://127.0.0.1/sync".to_owned());
+        assert!(wrong.asks_by_https());
         let fast = GateConfig { timing: super::TimingChoice::Named(super::TimingName::Fast), ..config };
         let faults = fast.faults();
         let [(key, reason)] = faults.as_slice() else { panic!("{faults:?}") };

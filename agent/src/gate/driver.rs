@@ -30,6 +30,7 @@ use super::store::{ProcessMark, Store, StoreError, Version};
 use super::{boot_id, boot_ms};
 use crate::publish::incarnation;
 use crate::resolver::Resolver;
+use crate::source::checks::Trust;
 use requests::Request;
 
 /// Grain of the machine's clock. The loss action begins two of these before the deadline.
@@ -167,7 +168,10 @@ impl Gate {
             let identity = Identity::Agent { site: peer.site, id: peer.id.clone() };
             peers.insert((peer.site, peer.id.clone()), target(identity, &peer.url, "/gate/v1/promise")?);
         }
-        let plain = reqwest::Client::builder().timeout(FACTS_LIMIT).no_proxy().dns_resolver(resolver);
+        // Without https no authorities are needed, and a host may have none.
+        let (tls, _) = Trust::default().client(setup.config.asks_by_https(), None).map_err(GateError::Trust)?;
+        let plain = reqwest::Client::builder().tls_backend_preconfigured(tls).timeout(FACTS_LIMIT).no_proxy();
+        let plain = plain.dns_resolver(resolver);
         let plain = plain.build().map_err(GateError::Plain)?;
         let address = setup.config.listen;
         let listener = TcpListener::bind(address).await.map_err(|source| GateError::Listen { address, source })?;

@@ -9,6 +9,7 @@ use bcp_wire::{Id, Site};
 use super::config::{GateConfig, TicketConfig};
 use super::script::Script;
 use super::store::{Store, StoreError};
+use crate::source::checks::TrustError;
 
 /// Everything the gate must be told.
 #[derive(Debug, Clone)]
@@ -44,6 +45,8 @@ pub enum GateError {
     Store { ticket: Id, source: StoreError },
     #[error("failed to set up requests to {to}")]
     Client { to: String, source: IdentityError },
+    #[error("failed to trust anybody for a service's https")]
+    Trust(#[source] TrustError),
     #[error("failed to set up requests to the service")]
     Plain(#[source] reqwest::Error),
     #[error("failed to listen on {address}")]

@@ -88,9 +88,8 @@ pub enum FetchError {
 /// # Errors
 /// The TLS library cannot be set up.
 pub fn client() -> Result<reqwest::Client, reqwest::Error> {
-    reqwest::Client::builder()
+    bcp_identity::plain_http()
         .timeout(FETCH_TIMEOUT)
-        .no_proxy()
         .redirect(reqwest::redirect::Policy::none())
         .pool_max_idle_per_host(FETCH_CONCURRENCY)
         .build()

@@ -201,9 +201,8 @@ impl Client {
     /// No HTTP client can be made on this machine.
     pub fn new(base: BasePort) -> Result<Client, Refusal> {
         crate::install_crypto();
-        let http = reqwest::Client::builder()
+        let http = bcp_identity::plain_http()
             .timeout(TIMEOUT)
-            .no_proxy()
             .build()
             .map_err(|fault| Refusal::new(format!("cannot make an HTTP client: {fault}"), "see `fleet --help`"))?;
         Ok(Client { http, base })

@@ -136,8 +136,7 @@ impl Fleet {
                 all.insert((site, name), Unit::new(full, site, log));
             }
         }
-        let http =
-            reqwest::Client::builder().timeout(Duration::from_secs(1)).no_proxy().build().map_err(UpError::Http)?;
+        let http = bcp_identity::plain_http().timeout(Duration::from_secs(1)).build().map_err(UpError::Http)?;
         let turns = Service::ALL
             .into_iter()
             .flat_map(|service| Site::ALL.map(|site| ((service, site), tokio::sync::Mutex::new(()))))

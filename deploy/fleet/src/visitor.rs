@@ -89,7 +89,7 @@ impl Visitor {
     /// No HTTP client can be made.
     pub fn start(self: &Arc<Self>, door: u16) -> Result<(), reqwest::Error> {
         // Every request is a connection of its own, as of another user.
-        let client = reqwest::Client::builder().pool_max_idle_per_host(0).no_proxy().build()?;
+        let client = bcp_identity::plain_http().pool_max_idle_per_host(0).build()?;
         let url = format!("http://127.0.0.1:{door}");
         tokio::spawn(Arc::clone(self).read(client.clone(), url.clone()));
         tokio::spawn(Arc::clone(self).write(client, url));

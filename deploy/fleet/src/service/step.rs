@@ -194,7 +194,7 @@ impl Step {
 
     async fn health(&self) -> Option<String> {
         crate::install_crypto();
-        let http = reqwest::Client::builder().timeout(Duration::from_millis(500)).no_proxy().build().ok()?;
+        let http = bcp_identity::plain_http().timeout(Duration::from_millis(500)).build().ok()?;
         let port = self.base.site(self.site, self.service.port());
         http.get(format!("http://127.0.0.1:{port}/health")).send().await.ok()?.text().await.ok()
     }

@@ -47,7 +47,7 @@ pub(super) enum Appended {
 
 /// The replicator of the active copy: one append at a time, at once after a write and at every heartbeat.
 pub(super) async fn replicate(service: Arc<Prescriptions>, peer: String) {
-    let Ok(client) = reqwest::Client::builder().timeout(PEER_TIMEOUT).no_proxy().build() else {
+    let Ok(client) = bcp_identity::plain_http().timeout(PEER_TIMEOUT).build() else {
         tracing::error!("no HTTP client: writes will not be acknowledged");
         return;
     };
