@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use bcp_identity::Credentials;
 use bcp_wire::names::DEVICE_KINDS;
 use bcp_wire::{Id, Site};
 
@@ -60,6 +61,21 @@ pub struct Config {
     pub gate: Option<GateConfig>,
     /// First 16 hexadecimal digits of the SHA-256 of the file.
     pub hash: String,
+}
+
+impl Config {
+    /// All files by which the agent proves who it is.
+    #[must_use]
+    pub fn credentials(&self) -> Vec<Credentials> {
+        let broker = self.mqtt.tls.as_ref().map(|files| (&files.ca, &files.cert, &files.key));
+        let gate = self.gate.as_ref().map(|gate| &gate.credentials).map(|files| (&files.ca, &files.cert, &files.key));
+        let of = |(ca, cert, key): (&PathBuf, &PathBuf, &PathBuf)| Credentials {
+            ca: ca.clone(),
+            cert: cert.clone(),
+            key: key.clone(),
+        };
+        broker.into_iter().chain(gate).map(of).collect()
+    }
 }
 
 #[derive(Debug, Clone)]

@@ -138,6 +138,7 @@ pub async fn run(path: PathBuf, config: Config, set_log_level: SetLogLevel) -> R
     }
     let own = own::Report {
         id: config.agent.clone(),
+        credentials: config.credentials(),
         board: Arc::clone(&board),
         publisher: publisher.figures(),
         clock: clock_in,

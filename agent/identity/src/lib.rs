@@ -14,12 +14,14 @@
 //! Tasks: one per connection, owned by [`serve`] and ended by it.
 
 mod client;
+mod expiry;
 mod identity;
 mod material;
 pub mod pki;
 mod server;
 
 pub use client::{http_client, http_client_with, plain_http};
+pub use expiry::Expiry;
 pub use identity::{Identity, IdentityTextError};
 pub use material::Credentials;
 pub use server::serve;

@@ -116,7 +116,7 @@ fn stamp(credentials: &Credentials) -> Result<Stamp, IdentityError> {
     Ok(stamps)
 }
 
-fn read_chain(what: &'static str, path: &Path) -> Result<Vec<CertificateDer<'static>>, IdentityError> {
+pub(crate) fn read_chain(what: &'static str, path: &Path) -> Result<Vec<CertificateDer<'static>>, IdentityError> {
     let fault = |cause| IdentityError::Read { what, path: path.to_owned(), cause };
     CertificateDer::pem_file_iter(path).map_err(fault)?.collect::<Result<Vec<_>, _>>().map_err(fault)
 }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use bcp_identity::Credentials;
 use bcp_wire::envelope::EventKind;
 use bcp_wire::{BadReason, ClockState, Id};
 use tokio::sync::{mpsc, watch};
@@ -21,6 +22,7 @@ const FIRST_LOOK: u64 = 2;
 #[derive(Debug)]
 pub struct Report {
     pub id: Id,
+    pub credentials: Vec<Credentials>,
     pub board: Arc<Board>,
     pub publisher: watch::Receiver<PublishFigures>,
     pub clock: watch::Sender<ClockState>,
@@ -30,7 +32,7 @@ pub struct Report {
 impl Report {
     /// Reports until `shutdown`, or nobody listens any more.
     pub async fn run(self, mut shutdown: watch::Receiver<bool>) {
-        let mut own = SelfDevice::new(self.id.clone(), &self.board);
+        let mut own = SelfDevice::new(self.id.clone(), self.credentials.clone(), &self.board);
         let mut told = Vec::new();
         let mut look = tokio::time::interval(CLOCK_LOOK);
         look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);

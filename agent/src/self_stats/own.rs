@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use bcp_wire::{DeviceMeta, Id, PointMeta, PointName, Value, WIRE_VERSION};
 
+use bcp_identity::{Credentials, Expiry};
+
 use super::Board;
 use crate::outbound::Sample;
 use crate::schedule::Mono;
@@ -11,6 +13,9 @@ use crate::spool::SpoolFigures;
 
 /// How often the agent reports about itself.
 pub const SELF_INTERVAL: Duration = Duration::from_secs(10);
+
+/// How often certificates are read again to see when they end.
+const CERTIFICATES_EVERY: Duration = Duration::from_secs(600);
 
 /// Resident memory of this process.
 #[must_use]
@@ -32,12 +37,33 @@ fn cpu_time() -> Duration {
 pub struct SelfDevice {
     id: Id,
     last: (Mono, Duration),
+    /// Everything the agent shows to others, or trusts them by.
+    credentials: Vec<Credentials>,
+    /// When those files were read, and what ends first.
+    looked: Option<Mono>,
+    expiry: Option<Expiry>,
 }
 
 impl SelfDevice {
     #[must_use]
-    pub fn new(agent: Id, board: &Board) -> SelfDevice {
-        SelfDevice { id: agent, last: (board.clock().now(), cpu_time()) }
+    pub fn new(agent: Id, credentials: Vec<Credentials>, board: &Board) -> SelfDevice {
+        SelfDevice { id: agent, last: (board.clock().now(), cpu_time()), credentials, looked: None, expiry: None }
+    }
+
+    /// Reads the files now and then: they are replaced while the agent runs.
+    fn look_at_certificates(&mut self, now: Mono) {
+        if self.looked.is_some_and(|looked| now.since(looked) < CERTIFICATES_EVERY) {
+            return;
+        }
+        self.looked = Some(now);
+        let read = |credentials: &Credentials| match credentials.expiry() {
+            Ok(expiry) => Some(expiry),
+            Err(cause) => {
+                tracing::warn!(%cause, "it is not known when a certificate ends");
+                None
+            }
+        };
+        self.expiry = self.credentials.iter().filter_map(read).min_by_key(|expiry| expiry.not_after_s);
     }
 
     /// Its readings now.
@@ -47,6 +73,7 @@ impl SelfDevice {
         let (then, before) = std::mem::replace(&mut self.last, (now, cpu));
         let elapsed = now.since(then).as_secs_f64();
         let report = board.report();
+        self.look_at_certificates(now);
         let mut samples = Vec::new();
         let mut number = |name: &str, value: f64| {
             if let (Ok(name), Some(value)) = (name.parse::<PointName>(), Value::num(value)) {
@@ -64,6 +91,9 @@ impl SelfDevice {
         number("agent.polls.total", report.polls as f64);
         number("agent.polls.missed", report.missed as f64);
         number("agent.lateness.p99", (report.lateness_p99_ms * 10.0).round() / 10.0);
+        if let Some(expiry) = &self.expiry {
+            number("agent.certificate.days-left", expiry.days_left());
+        }
         for device in &report.devices {
             if let Some(rtt) = device.rtt_p50_ms {
                 number(&format!("agent.device.{}.rtt", device.id), rtt);
@@ -114,9 +144,17 @@ mod tests {
     fn own_points_are_names_of_the_contract() {
         let board = Board::new(Clock::start());
         board.add(&"ups-a1".parse().unwrap(), Duration::from_secs(1), 1);
-        let mut device = SelfDevice::new("gw-a".parse().unwrap(), &board);
+        let dir = std::env::temp_dir().join(format!("bcp-own-{}", std::process::id()));
+        let _ = std::fs::remove_dir_all(&dir);
+        bcp_identity::pki::create_ca(&dir, "test").unwrap();
+        let identity = "agent:a:gw-a".parse().unwrap();
+        let credentials = bcp_identity::pki::issue(&dir, &identity, &["127.0.0.1".to_owned()]).unwrap();
+        let mut device = SelfDevice::new("gw-a".parse().unwrap(), vec![credentials], &board);
         let samples = device.samples(&board, &SpoolFigures::default());
         assert!(samples.len() >= 5);
+        let days = samples.iter().find(|(name, _, _)| name.as_str() == "agent.certificate.days-left").unwrap();
+        assert!(matches!(days.2, Ok(Value::Num(days)) if (396.0..=397.0).contains(&days)), "{days:?}");
+        let _ = std::fs::remove_dir_all(&dir);
         let told = |samples: &[Sample]| samples.iter().any(|(name, _, _)| name.as_str().ends_with("ups-a1.reachable"));
         assert!(!told(&samples), "nothing is known of it yet");
         for (name, _, _) in &samples {

@@ -18,6 +18,7 @@ use rumqttc::{AsyncClient, ManualAck};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
+use super::certificates::Certificates;
 use super::decide_link::{Agreed, Tell};
 use super::judge::Judge;
 use super::show::Shown;
@@ -82,6 +83,7 @@ pub struct Driver {
     /// The way to the long-term database, where there is one.
     pub export: Option<Arc<Export>>,
     pub judge: Judge,
+    pub certificates: Certificates,
     pub session: u64,
     pub links: BTreeMap<Site, Link>,
     pub arrivals: mpsc::Receiver<FromLink>,

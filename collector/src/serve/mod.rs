@@ -8,6 +8,7 @@
 //! Invariants: nothing is shown as good that is not fresh; nothing is acknowledged that is not durable; without decide
 //! everything still shows, marked "local, not agreed".
 
+pub mod certificates;
 pub mod checks;
 pub mod decide_link;
 pub mod driver;
@@ -38,6 +39,7 @@ use crate::store::ledger::Ledger;
 use crate::web::api::{self, Api};
 use crate::{Config, Shutdown};
 
+use certificates::Certificates;
 use decide_link::{Agreed, Decide};
 use driver::{Driver, Link};
 use judge::Judge;
@@ -138,6 +140,7 @@ pub async fn run(config: Arc<Config>, mut shutdown: Shutdown) -> anyhow::Result<
         store: Arc::clone(&store),
         export,
         judge: Judge::new(config.site, session, engine),
+        certificates: Certificates::of(&config),
         session,
         links,
         arrivals,

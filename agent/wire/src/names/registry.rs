@@ -173,6 +173,7 @@ pub const NAMES: &[NameDef] = &[
     counter("agent.polls.total", "1", "polls done"),
     counter("agent.polls.missed", "1", "polls skipped because the device overran its budget"),
     gauge("agent.lateness.p99", "ms", "p99 of how late polls started, last minute"),
+    gauge("agent.certificate.days-left", "d", "time until a certificate that the agent shows or trusts ends"),
     gauge("agent.device.{id}.rtt", "ms", "last round trip of a device"),
     state("agent.device.{id}.reachable", "yes, no"),
     // More of power devices: RFC 9271 and the names of Network UPS Tools.

@@ -48,6 +48,7 @@ pub(super) async fn finished(running: &mut Option<JoinHandle<Committed>>) -> Opt
 pub(super) enum Own {
     Store,
     Influx,
+    Certificate,
 }
 
 impl Own {
@@ -55,6 +56,7 @@ impl Own {
         match self {
             Own::Store => "store-failing",
             Own::Influx => "influx-failing",
+            Own::Certificate => "collector-certificate-expires",
         }
     }
 
@@ -72,13 +74,19 @@ impl Own {
                 ("fr", "La base à long terme n'accepte pas les mesures"),
                 ("de", "Langzeitdatenbank nimmt keine Messwerte an"),
             ],
+            Own::Certificate => [
+                ("en", "A certificate of a collector expires within two weeks"),
+                ("nl", "Een certificaat van een collector vervalt binnen twee weken"),
+                ("fr", "Un certificat d'un collecteur expire dans deux semaines"),
+                ("de", "Ein Zertifikat eines Kollektors läuft in zwei Wochen ab"),
+            ],
         }
     }
 
     const fn priority(self) -> Priority {
         match self {
             Own::Store => Priority::High,
-            Own::Influx => Priority::Medium,
+            Own::Influx | Own::Certificate => Priority::Medium,
         }
     }
 }

@@ -61,6 +61,7 @@ impl Driver {
         }
         // Also where all is well: an alarm of the process before this one ends so.
         judge.say_own(wall, own_alarm(&self.config, Own::Store, turn.store_trouble.clone()));
+        judge.say_own(wall, own_alarm(&self.config, Own::Certificate, self.certificates.trouble(now)));
         if let Some(export) = &self.export {
             judge.say_own(wall, own_alarm(&self.config, Own::Influx, export.alarm()));
         }
