@@ -1,7 +1,7 @@
 //! An outage of the broker, for the agent's publisher: memory while it lasts, bytes on the disk per reading, time until
 //! everything is committed afterwards.
 //!
-//! `cargo bench -p bcp-tests --bench outage -- [--hours 1] [--spool-mib 256] [--backlog-per-s 500]`
+//! `cargo bench -p bcp-tests --bench outage -- [--hours 1] [--spool-mib N] [--backlog-per-s N]`
 //!
 //! 50 devices of 20 points, sampled every second. The clock of the outage is accelerated: a process of its own takes the
 //! batches of each second as fast as its disk does, with the sample times of the simulated hour; publisher, outbox and
@@ -91,8 +91,13 @@ fn tell(what: &str, second: u64, figures: &PublishFigures) {
 /// Takes batches until it is ended: those of the outage as fast as it can, then those of each real second.
 async fn play_agent(dir: &Path) -> Result<()> {
     let seconds = 3_600 * number("--hours", 1)?;
-    let spool = SpoolConfig { max_bytes: number("--spool-mib", 256)? << 20, ..SpoolConfig::default() };
-    let mqtt = serde_json::json!({ "broker": format!("127.0.0.1:{MQTT_PORT}"), "backlog_per_s": number("--backlog-per-s", 500)? });
+    // What is not asked for is the product's default.
+    let mut spool = SpoolConfig::default();
+    spool.max_bytes = number("--spool-mib", spool.max_bytes >> 20)? << 20;
+    let mut mqtt = serde_json::json!({ "broker": format!("127.0.0.1:{MQTT_PORT}") });
+    if argument("--backlog-per-s").is_some() {
+        mqtt["backlog_per_s"] = number("--backlog-per-s", 0)?.into();
+    }
     let setup = PublisherSetup {
         site: Site::A,
         agent: AGENT.parse()?,

@@ -5,7 +5,7 @@ use bcp_wire::{Id, Lane, MAX_PAYLOAD_BYTES};
 use rumqttc::{AsyncClient, PublishOptions};
 
 use super::run::Publisher;
-use crate::spool::Key;
+use crate::spool::{Key, KeyRange};
 
 /// What was handed to the client.
 #[derive(Debug, Clone)]
@@ -69,7 +69,7 @@ impl Publisher {
         let record = match self.spool.read(key) {
             Ok(record) => record,
             Err(gap) => {
-                self.outbox.forget(key);
+                self.outbox.forget(&KeyRange::one(key));
                 self.record_gaps(gap.into_iter().collect());
                 return Handed::Over;
             }
@@ -77,7 +77,7 @@ impl Publisher {
         if record.payload.len() > self.max_payload_bytes {
             tracing::error!(device = %record.device, bytes = record.payload.len(), limit = self.max_payload_bytes, "payload is larger than the broker takes");
             let gap = self.spool.give_up(key, "larger than the broker takes");
-            self.outbox.forget(key);
+            self.outbox.forget(&KeyRange::one(key));
             self.record_gaps(gap.into_iter().collect());
             return Handed::Over;
         }

@@ -14,6 +14,7 @@ use super::AllowedVerb;
 use super::run::Publisher;
 use super::session::FromBroker;
 use super::setup::{CommandRequest, PublishError};
+use crate::spool::KeyRange;
 
 /// Replies remembered, so that a repeated command is answered and not obeyed twice.
 const REPLIES_MAX: usize = 64;
@@ -99,11 +100,10 @@ impl Publisher {
             }
         };
         let freed = self.spool.commit(&mark);
-        self.figures.committed += freed.len() as u64;
-        for key in freed {
-            self.outbox.forget(key);
-        }
-        self.outbox.passed_over(&mark, self.now_ms());
+        self.figures.committed += freed.iter().map(KeyRange::count).sum::<u64>();
+        let now_ms = self.now_ms();
+        self.outbox.committed(&freed, now_ms);
+        self.outbox.passed_over(&mark, now_ms);
     }
 
     /// Another session under our id with our number or a higher one: somebody else is this agent.

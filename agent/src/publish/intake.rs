@@ -5,7 +5,7 @@ use bcp_wire::{DeviceMeta, EventKind, Gap, WIRE_VERSION, envelope};
 use super::run::Publisher;
 use crate::clock::wall_ms;
 use crate::outbound::Outbound;
-use crate::spool::{Key, Record};
+use crate::spool::{KeyRange, Record};
 
 /// Devices described by one agent; more is a fault of the configuration.
 const METAS_MAX: usize = 8_192;
@@ -54,12 +54,8 @@ impl Publisher {
         let gaps = self.spool.append(record, now_ms, wall_ms());
         self.outbox.accept(record.key, record.class, now_ms);
         for gap in &gaps {
-            for seq in gap.from..=gap.through {
-                let key = Key { incarnation: gap.incarnation, seq };
-                if !self.spool.contains(key) {
-                    self.outbox.forget(key);
-                }
-            }
+            // It covers nothing that is still owed.
+            self.outbox.forget(&KeyRange { incarnation: gap.incarnation, from: gap.from, through: gap.through });
         }
         gaps
     }

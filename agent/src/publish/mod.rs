@@ -105,7 +105,7 @@ const fn default_resend_after() -> Span {
     Span::from_millis(10_000)
 }
 const fn default_backlog_per_s() -> u32 {
-    500
+    4_000
 }
 
 /// Reads everything a session needs, without connecting.

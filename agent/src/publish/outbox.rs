@@ -1,23 +1,36 @@
 //! PURE: which payload goes next, and on which lane.
 //!
-//! Knows: live, backlog, in flight, delivered but not committed; all by number. Refuses to know: payloads, MQTT, clocks.
-//! Times are milliseconds of a monotonic clock of this process.
+//! Knows: live, backlog, in flight, delivered but not committed; by ranges of numbers, and by number only what is under
+//! way. Refuses to know: payloads, MQTT, clocks. Times are milliseconds of a monotonic clock of this process.
 //!
 //! Order: events, live data, backlog (oldest first, at a bounded rate). A payload leaves only by [`Outbox::forget`]: an
 //! acknowledgement of the broker merely starts the wait for the collector's.
+//!
+//! The backlog waits behind live data at the collector too, where nothing sorts them. So only so much of it is under way as
+//! the collector commits at once: its share grows while commits come soon, and falls when they come late or not at all.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use bcp_wire::{Lane, Watermark};
 
-use crate::spool::{Class, Key};
+use crate::spool::{Class, Key, KeyRange, Ranges};
 
 /// A data payload older than this is history: rules must not judge it as "now".
 pub const LIVE_FOR_MS: u64 = 5_000;
+/// Live payloads that came within this are moved to the backlog together.
+const LIVE_GRAIN_MS: u64 = 100;
 /// The collector's watermark gets this long to arrive before a payload it should have covered is sent again.
 const COMMIT_LAG_MS: u64 = 2_000;
 /// The wait for a silent collector doubles up to 2^6 times `resend_after`.
 const MAX_DOUBLINGS: u8 = 6;
+/// Payloads that are remembered one by one until they are committed; beyond it the oldest go back to the backlog. A few
+/// hundred KiB.
+const UNCOMMITTED_MAX: usize = 4_096;
+/// Bounds of the backlog's share: payloads under way above which none of the backlog is added.
+const SHARE_MIN: usize = 64;
+const SHARE_FIRST: usize = 256;
+/// The newest of what was committed just now had been with the broker for longer than this: the collector is behind.
+const LATE_MS: u64 = 500;
 
 /// Numbers that shape the order.
 #[derive(Debug, Clone, Copy)]
@@ -30,6 +43,7 @@ pub struct OutboxConfig {
 #[derive(Debug, Clone, Copy)]
 struct Delivered {
     class: Class,
+    at_ms: u64,
     due_ms: u64,
 }
 
@@ -37,15 +51,19 @@ struct Delivered {
 #[derive(Debug)]
 pub struct Outbox {
     config: OutboxConfig,
-    live: VecDeque<(Key, u64)>,
-    events: BTreeSet<Key>,
-    backlog: BTreeSet<Key>,
-    in_flight: HashMap<Key, Class>,
+    /// With the time when the first of each range came.
+    live: VecDeque<(KeyRange, u64)>,
+    events: Ranges,
+    backlog: Ranges,
+    /// Events that wait with the backlog, because too much is under way already.
+    late_events: Ranges,
+    in_flight: BTreeMap<Key, Class>,
     delivered: BTreeMap<Key, Delivered>,
     due: BTreeSet<(u64, Key)>,
-    resent: HashMap<Key, u8>,
+    resent: BTreeMap<Key, u8>,
     allowance: f64,
     allowed_at_ms: u64,
+    share: usize,
 }
 
 impl Outbox {
@@ -54,14 +72,16 @@ impl Outbox {
         Outbox {
             config,
             live: VecDeque::new(),
-            events: BTreeSet::new(),
-            backlog: BTreeSet::new(),
-            in_flight: HashMap::new(),
+            events: Ranges::default(),
+            backlog: Ranges::default(),
+            late_events: Ranges::default(),
+            in_flight: BTreeMap::new(),
             delivered: BTreeMap::new(),
             due: BTreeSet::new(),
-            resent: HashMap::new(),
+            resent: BTreeMap::new(),
             allowance: 0.0,
             allowed_at_ms: now_ms,
+            share: SHARE_FIRST,
         }
     }
 
@@ -71,20 +91,28 @@ impl Outbox {
 
     /// A payload was stored just now.
     pub fn accept(&mut self, key: Key, class: Class, now_ms: u64) {
-        match class {
-            Class::Data => self.live.push_back((key, now_ms)),
-            Class::Event => {
-                self.events.insert(key);
+        if class == Class::Event {
+            self.events.insert(KeyRange::one(key));
+            return;
+        }
+        match self.live.back_mut() {
+            Some((range, born_ms))
+                if range.incarnation == key.incarnation
+                    && range.through.checked_add(1) == Some(key.seq)
+                    && now_ms.saturating_sub(*born_ms) < LIVE_GRAIN_MS =>
+            {
+                range.through = key.seq;
             }
+            _ => self.live.push_back((KeyRange::one(key), now_ms)),
         }
     }
 
-    /// A payload of an earlier start, or one that has to be sent again.
-    pub fn restore(&mut self, key: Key, class: Class) {
+    /// Payloads of an earlier start, or some that have to be sent again.
+    pub fn restore(&mut self, range: KeyRange, class: Class) {
         match class {
-            Class::Data => self.backlog.insert(key),
-            Class::Event => self.events.insert(key),
-        };
+            Class::Data => self.backlog.insert(range),
+            Class::Event => self.events.insert(range),
+        }
     }
 
     #[must_use]
@@ -94,27 +122,37 @@ impl Outbox {
 
     /// Payloads not handed over yet.
     #[must_use]
-    pub fn unsent(&self) -> usize {
-        self.live.len() + self.events.len() + self.backlog.len()
+    pub fn unsent(&self) -> u64 {
+        let live = self.live.iter().map(|(range, _)| range.count());
+        let waiting = [&self.events, &self.backlog, &self.late_events];
+        live.chain(waiting.map(Ranges::count)).fold(0, u64::saturating_add)
     }
 
     /// Moves what has become old, and what has waited long enough for its commit.
     pub fn advance(&mut self, now_ms: u64) {
-        while let Some((key, born_ms)) = self.live.front().copied()
+        while let Some((range, born_ms)) = self.live.front().copied()
             && now_ms.saturating_sub(born_ms) > LIVE_FOR_MS
         {
             self.live.pop_front();
-            self.backlog.insert(key);
+            self.backlog.insert(range);
         }
+        let mut overdue = false;
         while let Some((due_ms, key)) = self.due.first().copied()
             && due_ms <= now_ms
         {
+            overdue = true;
             self.due.pop_first();
             if let Some(delivered) = self.delivered.remove(&key) {
                 let doublings = self.resent.entry(key).or_insert(0);
                 *doublings = (*doublings + 1).min(MAX_DOUBLINGS);
-                self.restore(key, delivered.class);
+                if self.resent.len() > UNCOMMITTED_MAX {
+                    self.resent.pop_first();
+                }
+                self.restore(KeyRange::one(key), delivered.class);
             }
+        }
+        if overdue {
+            self.share = (self.share / 2).max(SHARE_MIN);
         }
         // At most a tenth of a second of backlog at once, so that it stays a trickle beside live data.
         let per_ms = f64::from(self.config.backlog_per_s) / 1_000.0;
@@ -131,18 +169,36 @@ impl Outbox {
         }
         let (key, class, lane) = if let Some(key) = self.events.pop_first() {
             (key, Class::Event, Lane::Event)
-        } else if let Some((key, _)) = self.live.pop_front() {
+        } else if let Some(key) = self.pop_live() {
             (key, Class::Data, Lane::Data)
-        } else if self.allowance >= 1.0
-            && let Some(key) = self.backlog.pop_first()
-        {
-            self.allowance -= 1.0;
-            (key, Class::Data, Lane::Hist)
         } else {
-            return None;
+            // An eighth of the window stays free for what is measured next.
+            let room = self.config.window - self.config.window / 8;
+            let crowded = self.in_flight.len() >= room || self.in_flight.len() + self.delivered.len() >= self.share;
+            if crowded || self.allowance < 1.0 {
+                return None;
+            }
+            let old = if let Some(key) = self.late_events.pop_first() {
+                (key, Class::Event, Lane::Event)
+            } else {
+                (self.backlog.pop_first()?, Class::Data, Lane::Hist)
+            };
+            self.allowance -= 1.0;
+            old
         };
         self.in_flight.insert(key, class);
         Some((key, class, lane))
+    }
+
+    fn pop_live(&mut self) -> Option<Key> {
+        let (range, _) = self.live.front_mut()?;
+        let first = range.first();
+        if range.from < range.through {
+            range.from += 1;
+        } else {
+            self.live.pop_front();
+        }
+        Some(first)
     }
 
     /// The broker has it. It stays owed until the collector has it too.
@@ -150,14 +206,23 @@ impl Outbox {
         let Some(class) = self.in_flight.remove(&key) else { return };
         let doublings = self.resent.get(&key).copied().unwrap_or(0);
         let due_ms = now_ms.saturating_add(self.config.resend_after_ms << doublings);
-        self.delivered.insert(key, Delivered { class, due_ms });
+        self.delivered.insert(key, Delivered { class, at_ms: now_ms, due_ms });
         self.due.insert((due_ms, key));
+        if self.delivered.len() > UNCOMMITTED_MAX
+            && let Some((key, oldest)) = self.delivered.pop_first()
+        {
+            self.due.remove(&(oldest.due_ms, key));
+            match oldest.class {
+                Class::Data => self.backlog.insert(KeyRange::one(key)),
+                Class::Event => self.late_events.insert(KeyRange::one(key)),
+            }
+        }
     }
 
     /// The session ended before the broker had it.
     pub fn failed(&mut self, key: Key) {
         if let Some(class) = self.in_flight.remove(&key) {
-            self.restore(key, class);
+            self.restore(KeyRange::one(key), class);
         }
     }
 
@@ -165,6 +230,23 @@ impl Outbox {
     pub fn reconnected(&mut self, now_ms: u64) {
         let all: Vec<Key> = self.delivered.keys().copied().collect();
         self.expect_soon(all, now_ms);
+    }
+
+    /// The collector has these. How long that took for the newest of them shapes the share of the backlog.
+    pub fn committed(&mut self, freed: &[KeyRange], now_ms: u64) {
+        let under_way = self.in_flight.len() + self.delivered.len();
+        let of_range = |range: &KeyRange| self.delivered.range(range.first()..=range.last());
+        let newest_ms = freed.iter().flat_map(of_range).map(|(_, delivered)| delivered.at_ms).max();
+        if let Some(newest_ms) = newest_ms {
+            if now_ms.saturating_sub(newest_ms) > LATE_MS {
+                self.share = (self.share / 2).max(SHARE_MIN);
+            } else if under_way * 2 > self.share {
+                self.share = (self.share * 2).min(UNCOMMITTED_MAX);
+            }
+        }
+        for range in freed {
+            self.forget(range);
+        }
     }
 
     /// Payloads that a watermark passed over will not come by themselves.
@@ -190,15 +272,25 @@ impl Outbox {
         }
     }
 
-    /// Committed by the collector, or lost for good.
-    pub fn forget(&mut self, key: Key) {
-        self.in_flight.remove(&key);
-        self.resent.remove(&key);
-        if let Some(delivered) = self.delivered.remove(&key) {
-            self.due.remove(&(delivered.due_ms, key));
+    /// Committed by the collector, or lost for good. What is still in the queue of live data is passed over when its turn
+    /// comes, because the spool does not owe it.
+    pub fn forget(&mut self, range: &KeyRange) {
+        let (first, last) = (range.first(), range.last());
+        let cut = |keys: &mut dyn Iterator<Item = Key>| keys.collect::<Vec<Key>>();
+        for key in cut(&mut self.in_flight.range(first..=last).map(|(key, _)| *key)) {
+            self.in_flight.remove(&key);
         }
-        self.backlog.remove(&key);
-        self.events.remove(&key);
+        for key in cut(&mut self.resent.range(first..=last).map(|(key, _)| *key)) {
+            self.resent.remove(&key);
+        }
+        for key in cut(&mut self.delivered.range(first..=last).map(|(key, _)| *key)) {
+            if let Some(delivered) = self.delivered.remove(&key) {
+                self.due.remove(&(delivered.due_ms, key));
+            }
+        }
+        for waiting in [&mut self.events, &mut self.backlog, &mut self.late_events] {
+            waiting.remove(first, last);
+        }
     }
 }
 
@@ -208,7 +300,8 @@ mod tests {
     use bcp_wire::{Lane, Site, Watermark, WatermarkMark};
 
     use super::{Outbox, OutboxConfig};
-    use crate::spool::{Class, Key};
+    use super::{SHARE_FIRST, SHARE_MIN, UNCOMMITTED_MAX};
+    use crate::spool::{Class, Key, KeyRange};
 
     fn outbox() -> Outbox {
         Outbox::new(OutboxConfig { window: 4, backlog_per_s: 10, resend_after_ms: 10_000 }, 0)
@@ -218,6 +311,10 @@ mod tests {
         Key { incarnation: 1, seq }
     }
 
+    const fn one(seq: u64) -> KeyRange {
+        KeyRange::one(key(seq))
+    }
+
     fn mark(through: u64, holes: Vec<(u64, u64)>) -> Watermark {
         Watermark { v: 1, collector: Site::A, marks: vec![WatermarkMark { i: 1, through, holes }] }
     }
@@ -225,8 +322,8 @@ mod tests {
     #[test]
     fn events_then_live_then_paced_backlog() {
         let mut outbox = outbox();
-        outbox.restore(key(1), Class::Data);
-        outbox.restore(key(2), Class::Data);
+        outbox.restore(one(1), Class::Data);
+        outbox.restore(one(2), Class::Data);
         outbox.accept(key(10), Class::Data, 0);
         outbox.accept(key(11), Class::Event, 0);
         outbox.advance(100);
@@ -265,7 +362,7 @@ mod tests {
         outbox.delivered(key(1), 10_020);
         outbox.advance(29_000);
         assert_eq!(outbox.unsent(), 0, "the wait doubles");
-        outbox.forget(key(1));
+        outbox.forget(&one(1));
         outbox.advance(1_000_000);
         assert_eq!((outbox.unsent(), outbox.in_flight()), (0, 0));
     }
@@ -278,7 +375,7 @@ mod tests {
             outbox.next().unwrap();
             outbox.delivered(key(seq), 0);
         }
-        outbox.forget(key(1));
+        outbox.forget(&one(1));
         outbox.passed_over(&mark(2, vec![(2, 2)]), 100);
         outbox.advance(2_100);
         assert_eq!(outbox.next().map(|(k, ..)| k.seq), Some(2));
@@ -295,5 +392,65 @@ mod tests {
         outbox.advance(7_000);
         let rest: Vec<_> = all.into_iter().chain(outbox.next().map(|(k, ..)| k.seq)).collect();
         assert_eq!(rest, [2, 3]);
+    }
+
+    /// As many as may go, all taken by the broker at once.
+    fn deliver(outbox: &mut Outbox, now_ms: u64) -> Vec<u64> {
+        outbox.advance(now_ms);
+        let mut sent = Vec::new();
+        while let Some((key, ..)) = outbox.next() {
+            outbox.delivered(key, now_ms);
+            sent.push(key.seq);
+        }
+        sent
+    }
+
+    fn of_a_long_outage(backlog: u64) -> Outbox {
+        let mut outbox =
+            Outbox::new(OutboxConfig { window: 128, backlog_per_s: 1_000_000, resend_after_ms: 10_000 }, 0);
+        outbox.restore(KeyRange { incarnation: 1, from: 1, through: backlog }, Class::Data);
+        outbox
+    }
+
+    #[test]
+    fn the_backlog_takes_what_the_collector_commits_soon() {
+        let mut outbox = of_a_long_outage(1_000_000);
+        let (mut now_ms, mut committed) = (0, 0);
+        let mut most = 0;
+        for _ in 0..10 {
+            let sent = deliver(&mut outbox, now_ms + 100);
+            most = sent.len();
+            now_ms += 500;
+            let freed = KeyRange { incarnation: 1, from: committed + 1, through: committed + sent.len() as u64 };
+            committed = freed.through;
+            outbox.committed(&[freed], now_ms);
+        }
+        assert_eq!(most, UNCOMMITTED_MAX, "commits come soon");
+        // And now they come late.
+        for _ in 0..10 {
+            let sent = deliver(&mut outbox, now_ms + 100);
+            most = sent.len();
+            now_ms += 1_500;
+            let freed = KeyRange { incarnation: 1, from: committed + 1, through: committed + sent.len() as u64 };
+            committed = freed.through;
+            outbox.committed(&[freed], now_ms);
+        }
+        assert_eq!(most, SHARE_MIN);
+    }
+
+    #[test]
+    fn a_silent_collector_stops_the_backlog_and_never_live_data() {
+        let mut outbox = of_a_long_outage(10_000);
+        assert_eq!(deliver(&mut outbox, 100).len(), SHARE_FIRST);
+        let mut sent_live = 0;
+        for seq in 100_001..=120_000 {
+            let now_ms = (seq - 100_000) * 20;
+            outbox.accept(key(seq), Class::Data, now_ms);
+            sent_live += deliver(&mut outbox, now_ms).iter().filter(|sent| **sent == seq).count();
+        }
+        assert_eq!(sent_live, 20_000, "live data goes at once");
+        assert!(outbox.delivered.len() <= UNCOMMITTED_MAX && outbox.resent.len() <= UNCOMMITTED_MAX);
+        assert_eq!(outbox.unsent() + outbox.delivered.len() as u64, 30_000, "and all of it is still owed");
+        assert!(outbox.live.is_empty() && outbox.backlog.iter().count() <= UNCOMMITTED_MAX);
     }
 }

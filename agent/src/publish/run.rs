@@ -23,7 +23,7 @@ use super::setup::{CommandRequest, PublishError, PublishFigures, PublisherSetup,
 use super::{MqttConfig, incarnation};
 use crate::clock::wall_ms;
 use crate::outbound::Outbound;
-use crate::spool::{Durability, Spool};
+use crate::spool::{Durability, PackDone, PackJob, Spool};
 
 /// How often due work is looked for; the grain of pacing.
 pub(super) const TICK: Duration = Duration::from_millis(100);
@@ -64,6 +64,7 @@ pub struct Publisher {
     pub(super) replies: VecDeque<CommandReply>,
     pub(super) sync: Option<JoinHandle<std::io::Result<()>>>,
     pub(super) sync_due_ms: u64,
+    packing: Option<JoinHandle<Vec<PackDone>>>,
     pub(super) said_in_memory: bool,
     pub(super) figures: PublishFigures,
     pub(super) figures_out: watch::Sender<PublishFigures>,
@@ -83,8 +84,8 @@ impl Publisher {
         let spool = opened.spool;
         let taken = incarnation::take(&setup.state_dir.join("incarnation"), spool.highest_incarnation());
         let mut outbox = Outbox::new(outbox_config(&setup.settings.mqtt), 0);
-        for (key, class) in spool.keys() {
-            outbox.restore(key, class);
+        for (range, class) in spool.owed() {
+            outbox.restore(range, class);
         }
         let figures = PublishFigures { incarnation: taken.number, ..PublishFigures::default() };
         let mut publisher = Publisher {
@@ -105,6 +106,7 @@ impl Publisher {
             at_work: BTreeSet::new(),
             replies: VecDeque::new(),
             sync: None,
+            packing: None,
             sync_due_ms: 0,
             said_in_memory: false,
             figures_out: watch::Sender::new(figures.clone()),
@@ -325,9 +327,10 @@ impl Publisher {
             self.state_due_ms = 0;
         }
         self.sync_spool(now_ms).await;
+        self.pack_spool().await;
         let figures = PublishFigures {
             connected: self.connected,
-            unsent: self.outbox.unsent() as u64,
+            unsent: self.outbox.unsent(),
             in_flight: self.outbox.in_flight() as u64,
             spool: self.spool.figures(),
             ..self.figures.clone()
@@ -338,6 +341,25 @@ impl Publisher {
             *known = figures;
             changed
         });
+    }
+
+    /// One job at a time, on a thread that may wait for the disk.
+    async fn pack_spool(&mut self) {
+        if self.packing.as_ref().is_some_and(JoinHandle::is_finished)
+            && let Some(done) = self.packing.take()
+        {
+            match done.await {
+                Ok(done) => self.spool.packed(done),
+                Err(error) => tracing::error!(%error, "packing broke off; its segments stay as they are"),
+            }
+        }
+        if self.packing.is_none() {
+            let jobs = self.spool.take_packing();
+            if !jobs.is_empty() {
+                let work = || jobs.into_iter().map(PackJob::run).collect();
+                self.packing = Some(tokio::task::spawn_blocking(work));
+            }
+        }
     }
 
     /// One fsync at a time, on a thread that may wait for the disk.

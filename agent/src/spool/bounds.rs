@@ -5,8 +5,10 @@ use std::path::Path;
 
 use bcp_wire::{Gap, Watermark};
 
+use super::ranges::{KeyRange, Ranges};
+use super::scan;
 use super::segment::Key;
-use super::{Place, RAM_MAX_BYTES, Spool};
+use super::{RAM_MAX_BYTES, Spool};
 
 /// Beyond so many ranges, neighbours are merged where nothing between them is owed: what is between was delivered, and the
 /// collector knows that. A payload that is still owed is never told as lost: the collector would refuse it when it comes.
@@ -17,11 +19,12 @@ impl Spool {
         let mut gaps = Vec::new();
         while self.memory_bytes > RAM_MAX_BYTES.min(self.config.max_bytes) {
             let class = usize::from(self.memory[0].is_empty());
-            let Some(key) = self.memory[class].pop_front() else { break };
-            if let Some(entry) = self.index.remove(&key) {
-                self.memory_bytes -= u64::from(entry.bytes);
+            let Some((key, held)) = self.memory[class].pop_first() else { break };
+            self.memory_bytes = self.memory_bytes.saturating_sub(held.encoded.len() as u64);
+            if !self.owed[class].remove(key, key).is_empty() {
                 self.dropped = self.dropped.saturating_add(1);
-                self.extend_gaps(&mut gaps, key, u64::from(entry.samples), "spool in memory full");
+                let samples = Some(u64::from(held.samples));
+                self.extend_gaps(&mut gaps, KeyRange::one(key), samples, "spool in memory full");
             }
         }
         while self.disk_bytes() > self.config.max_bytes {
@@ -43,102 +46,129 @@ impl Spool {
     }
 
     fn drop_oldest(&mut self, class: usize, reason: &str) -> Vec<Gap> {
+        let Some((first, last)) = self.streams[class].segments.front().map(|oldest| (oldest.first, oldest.last)) else {
+            return Vec::new();
+        };
+        let mut lost = self.owed[class].remove(first, last);
+        let samples = self.samples_of_oldest(class, &lost);
         let stream = &mut self.streams[class];
         let Some(segment) = stream.segments.pop_front() else { return Vec::new() };
         if stream.segments.is_empty() {
             stream.active = None;
         }
         let mut gaps = Vec::new();
-        let owed: Vec<Key> = self
-            .index
-            .range(segment.first..=segment.last)
-            .filter(|(_, entry)| matches!(entry.place, Place::Disk { segment: id, .. } if id == segment.id))
-            .map(|(key, _)| *key)
-            .collect();
-        for key in owed {
-            if let Some(entry) = self.index.remove(&key) {
-                self.dropped = self.dropped.saturating_add(1);
-                self.extend_gaps(&mut gaps, key, u64::from(entry.samples), reason);
-            }
+        for (range, samples) in lost.drain(..).zip(samples) {
+            self.dropped = self.dropped.saturating_add(range.count());
+            self.extend_gaps(&mut gaps, range, samples, reason);
         }
+        self.reader.forget(segment.id);
         delete(&segment.path);
         gaps
     }
 
-    /// Adds one lost payload to a list of ranges, joining neighbours.
-    fn extend_gaps(&self, gaps: &mut Vec<Gap>, key: Key, samples: u64, reason: &str) {
+    /// How many samples each of these ranges has, where all of it can be read: in memory they are not kept.
+    fn samples_of_oldest(&mut self, class: usize, ranges: &[KeyRange]) -> Vec<Option<u64>> {
+        // Payloads seen, and their samples.
+        let mut sums = vec![(0_u64, 0_u64); ranges.len()];
+        let stream = &self.streams[class];
+        if let Some(segment) = stream.segments.front() {
+            let active = stream.active.as_ref().filter(|_| stream.segments.len() == 1);
+            for block in &segment.blocks {
+                let Some(raw) = self.reader.raw(segment, active, block) else { continue };
+                for (_, view) in scan::records(&raw) {
+                    let at = ranges.partition_point(|range| range.last() < view.key);
+                    if ranges.get(at).is_some_and(|range| range.first() <= view.key) {
+                        sums[at].0 += 1;
+                        sums[at].1 += u64::from(view.samples);
+                    }
+                }
+            }
+        }
+        let known = |(range, (seen, samples)): (&KeyRange, (u64, u64))| (seen == range.count()).then_some(samples);
+        ranges.iter().zip(sums).map(known).collect()
+    }
+
+    /// Adds lost payloads to a list of ranges, joining neighbours.
+    fn extend_gaps(&self, gaps: &mut Vec<Gap>, lost: KeyRange, samples: Option<u64>, reason: &str) {
         let crowded = gaps.len() >= GAP_RANGES_MAX;
         if let Some(last) = gaps.last_mut()
-            && last.incarnation == key.incarnation
-            && last.through < key.seq
+            && last.incarnation == lost.incarnation
+            && last.through < lost.from
         {
-            let after_last = Key { seq: last.through + 1, ..key };
-            if after_last == key || crowded && self.index.range(after_last..key).next().is_none() {
-                last.through = key.seq;
-                last.samples = last.samples.map(|known| known + samples);
+            let between = (Key { seq: last.through + 1, ..lost.first() }, Key { seq: lost.from - 1, ..lost.first() });
+            let owes = |owed: &Ranges| owed.within(between.0, between.1).next().is_some();
+            if between.0 == lost.first() || crowded && !self.owed.iter().any(owes) {
+                last.through = lost.through;
+                last.samples = last.samples.zip(samples).map(|(known, more)| known + more);
                 return;
             }
         }
         gaps.push(Gap {
-            incarnation: key.incarnation,
-            from: key.seq,
-            through: key.seq,
-            samples: Some(samples),
+            incarnation: lost.incarnation,
+            from: lost.from,
+            through: lost.through,
+            samples,
             reason: reason.to_owned(),
         });
     }
 
     /// Drops one payload that can never be delivered; `None` where it is not owed.
     pub fn give_up(&mut self, key: Key, reason: &str) -> Option<Gap> {
-        let samples = self.index.get(&key).map(|entry| u64::from(entry.samples))?;
-        self.forget(key);
+        let class = (0..self.owed.len()).find(|class| self.owed[*class].contains(key))?;
+        let samples = self.find(class, key).map(|record| u64::from(record.samples));
+        self.forget(class, key, key);
+        self.sweep();
         self.dropped = self.dropped.saturating_add(1);
-        Some(Gap {
-            incarnation: key.incarnation,
-            from: key.seq,
-            through: key.seq,
-            samples: Some(samples),
-            reason: reason.to_owned(),
-        })
+        Some(Gap { incarnation: key.incarnation, from: key.seq, through: key.seq, samples, reason: reason.to_owned() })
     }
 
-    /// Frees everything the collector has committed.
-    pub fn commit(&mut self, mark: &Watermark) -> Vec<Key> {
+    /// Frees everything the collector has committed, and says what that was.
+    pub fn commit(&mut self, mark: &Watermark) -> Vec<KeyRange> {
         let mut freed = Vec::new();
         for one in &mark.marks {
-            let range = Key { incarnation: one.i, seq: 0 }..=Key { incarnation: one.i, seq: one.through };
-            let covered = self.index.range(range).map(|(key, _)| *key);
-            freed.extend(covered.filter(|key| !one.holes.iter().any(|(from, to)| (*from..=*to).contains(&key.seq))));
+            let mut committed = Ranges::default();
+            committed.insert(KeyRange { incarnation: one.i, from: 0, through: one.through });
+            for (from, through) in &one.holes {
+                let key = |seq| Key { incarnation: one.i, seq };
+                committed.remove(key(*from), key(*through));
+            }
+            for range in committed.iter() {
+                for class in 0..self.owed.len() {
+                    freed.extend(self.forget(class, range.first(), range.last()));
+                }
+            }
         }
-        for key in &freed {
-            self.forget(*key);
+        if !freed.is_empty() {
+            self.sweep();
         }
         freed
     }
 
-    fn forget(&mut self, key: Key) {
-        let Some(entry) = self.index.remove(&key) else { return };
-        match entry.place {
-            Place::Ram(_) => {
-                self.memory_bytes -= u64::from(entry.bytes);
-                // Commits come in order, so this is at the front but for holes.
-                let queue = &mut self.memory[entry.class.index()];
-                if let Some(at) = queue.iter().position(|queued| *queued == key) {
-                    queue.remove(at);
+    fn forget(&mut self, class: usize, first: Key, last: Key) -> Vec<KeyRange> {
+        let freed = self.owed[class].remove(first, last);
+        for range in &freed {
+            let held: Vec<Key> = self.memory[class].range(range.first()..=range.last()).map(|(key, _)| *key).collect();
+            for key in held {
+                if let Some(held) = self.memory[class].remove(&key) {
+                    self.memory_bytes = self.memory_bytes.saturating_sub(held.encoded.len() as u64);
                 }
             }
-            Place::Disk { segment: id, .. } => {
-                let stream = &mut self.streams[entry.class.index()];
-                let newest = stream.active.is_some().then(|| stream.segments.back().map(|s| s.id)).flatten();
-                let Some(at) = stream.segments.iter().position(|segment| segment.id == id) else { return };
-                stream.segments[at].live = stream.segments[at].live.saturating_sub(1);
-                if stream.segments[at].live == 0
-                    && newest != Some(id)
-                    && let Some(done) = stream.segments.remove(at)
-                {
-                    delete(&done.path);
+        }
+        freed
+    }
+
+    /// Deletes the segments in which nothing is owed any more, but for those that are written to.
+    fn sweep(&mut self) {
+        for (stream, owed) in self.streams.iter_mut().zip(&self.owed) {
+            let written_to = stream.segments.back().filter(|_| stream.active.is_some()).map(|segment| segment.id);
+            stream.segments.retain(|segment| {
+                let stays = written_to == Some(segment.id) || owed.within(segment.first, segment.last).next().is_some();
+                if !stays {
+                    self.reader.forget(segment.id);
+                    delete(&segment.path);
                 }
-            }
+                stays
+            });
         }
     }
 }

@@ -4,15 +4,21 @@
 //! Refuses to know: MQTT and when something is sent.
 //!
 //! Two streams of segments (data, events), so that the bounds drop whole old files of data before any event. A segment
-//! goes when nothing in it is owed any more, or when the size or age bound drops it; the latter is a [`Gap`].
+//! goes when nothing in it is owed any more, or when the size or age bound drops it; the latter is a [`Gap`]. In memory
+//! are ranges of numbers and, for each segment, where its blocks lie: nothing for each payload.
 //!
 //! Invariants:
 //! * opening never fails: a bad record is skipped, a bad segment is set aside, both leave a gap with exact numbers;
 //! * a disk that refuses a write costs nothing but durability: payloads go to a bounded ring in memory until it works again;
 //! * a payload is handed out with the checksum it was stored with, or not at all.
 
+mod block;
 mod bounds;
 mod opening;
+mod packing;
+mod ranges;
+mod reading;
+mod scan;
 mod segment;
 mod writing;
 
@@ -25,6 +31,10 @@ use bcp_wire::Gap;
 use serde::Deserialize;
 
 use crate::span::Span;
+use block::Block;
+pub use packing::{PackDone, PackJob};
+pub use ranges::{KeyRange, Ranges};
+use reading::Reader;
 pub use segment::{Class, Key, Record};
 use writing::Active;
 
@@ -33,6 +43,8 @@ use writing::Active;
 const RAM_MAX_BYTES: u64 = 8 << 20;
 /// How long the disk is left alone after it refused a write.
 const DISK_RETRY_MS: u64 = 10_000;
+/// Payloads of which the exact time is remembered, for the age of the oldest one that is owed.
+const RECENT_MAX: usize = 256;
 
 /// `[spool]`: bounds of the outbox.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
@@ -81,31 +93,32 @@ impl SpoolConfig {
     }
 }
 
-/// Where a payload lies.
+/// A payload that the disk refused.
 #[derive(Debug)]
-enum Place {
-    Disk { segment: u32, offset: u32 },
-    Ram(Box<[u8]>),
-}
-
-#[derive(Debug)]
-struct Entry {
-    place: Place,
-    class: Class,
+struct Held {
+    encoded: Box<[u8]>,
     samples: u32,
-    bytes: u32,
     t_ms: i64,
 }
 
 #[derive(Debug)]
 struct Segment {
+    /// Another one when the file is replaced.
     id: u32,
     path: PathBuf,
     bytes: u64,
-    live: u32,
     first: Key,
     last: Key,
     newest_t_ms: i64,
+    blocks: Vec<Block>,
+    /// Nobody tried to pack it yet.
+    packable: bool,
+}
+
+impl Segment {
+    fn spans(&self, key: Key) -> bool {
+        (self.first..=self.last).contains(&key)
+    }
 }
 
 /// Segments of one class, oldest first; the last one is written to while `active` is there.
@@ -154,14 +167,17 @@ pub struct Opened {
 pub struct Spool {
     dir: PathBuf,
     config: SpoolConfig,
-    index: BTreeMap<Key, Entry>,
+    /// By class, like all that follows.
+    owed: [Ranges; 2],
     streams: [Stream; 2],
-    memory: [VecDeque<Key>; 2],
+    /// Newer than all that is on the disk.
+    memory: [BTreeMap<Key, Held>; 2],
     memory_bytes: u64,
+    recent: VecDeque<(Key, i64)>,
     next_segment: u32,
     durability: Durability,
     dropped: u64,
-    reader: Option<(u32, File)>,
+    reader: Reader,
     /// Ended segments, and the directory for the name of a new one, that the next fsync has to cover.
     ended_unsynced: Vec<Arc<File>>,
     #[cfg(test)]
@@ -177,19 +193,33 @@ impl Spool {
     /// The highest incarnation stored, so that a lost counter is not used twice.
     #[must_use]
     pub fn highest_incarnation(&self) -> u64 {
-        self.index.last_key_value().map_or(0, |(key, _)| key.incarnation)
+        self.owed.iter().filter_map(Ranges::last).max().map_or(0, |key| key.incarnation)
     }
 
     #[must_use]
     pub fn figures(&self) -> SpoolFigures {
         SpoolFigures {
-            payloads: self.index.len() as u64,
+            payloads: self.owed.iter().map(Ranges::count).fold(0, u64::saturating_add),
             disk_bytes: self.disk_bytes(),
             memory_bytes: self.memory_bytes,
             dropped: self.dropped,
             in_memory_only: self.durability != Durability::Disk,
-            oldest_t_ms: self.index.first_key_value().map(|(_, entry)| entry.t_ms),
+            oldest_t_ms: self.oldest_t_ms(),
         }
+    }
+
+    /// Exact for what came last and for what is in memory; else that of its block.
+    fn oldest_t_ms(&self) -> Option<i64> {
+        let oldest = |class: usize| self.owed[class].first().map(|key| (key, class));
+        let (key, class) = (0..self.owed.len()).filter_map(oldest).min()?;
+        if let Some((_, t_ms)) = self.recent.iter().find(|(known, _)| *known == key) {
+            return Some(*t_ms);
+        }
+        if let Some(held) = self.memory[class].get(&key) {
+            return Some(held.t_ms);
+        }
+        let blocks = self.streams[class].segments.iter().flat_map(|segment| &segment.blocks);
+        blocks.filter(|block| block.spans(key)).map(|block| block.oldest_t_ms).min()
     }
 
     #[must_use]
@@ -203,17 +233,36 @@ impl Spool {
 
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.index.is_empty()
+        self.owed.iter().all(Ranges::is_empty)
     }
 
     #[must_use]
     pub fn contains(&self, key: Key) -> bool {
-        self.index.contains_key(&key)
+        self.owed.iter().any(|owed| owed.contains(key))
+    }
+
+    /// Every payload that is owed, by class, oldest first.
+    pub fn owed(&self) -> impl Iterator<Item = (KeyRange, Class)> + '_ {
+        Class::ALL.into_iter().flat_map(|class| self.owed[class.index()].iter().map(move |range| (range, class)))
     }
 
     /// Every payload that is owed, oldest first.
     pub fn keys(&self) -> impl Iterator<Item = (Key, Class)> + '_ {
-        self.index.iter().map(|(key, entry)| (*key, entry.class))
+        let [data, events] = &self.owed;
+        let mut data = data.keys().peekable();
+        let mut events = events.keys().peekable();
+        std::iter::from_fn(move || {
+            let event_next = match (data.peek(), events.peek()) {
+                (Some(data), Some(event)) => event < data,
+                (None, event) => event.is_some(),
+                (Some(_), None) => false,
+            };
+            if event_next {
+                events.next().map(|key| (key, Class::Event))
+            } else {
+                data.next().map(|key| (key, Class::Data))
+            }
+        })
     }
 
     const fn take_segment_id(&mut self) -> u32 {

@@ -6,8 +6,12 @@ use std::path::{Path, PathBuf};
 
 use bcp_wire::Gap;
 
-use super::segment::{self, HEADER_BYTES, Key, Scan, SegmentName};
-use super::{Durability, Entry, Opened, Place, Segment, Spool, SpoolConfig, Stream};
+use super::packing::PART;
+use super::ranges::{KeyRange, Ranges};
+use super::reading::Reader;
+use super::scan::{self, Scan};
+use super::segment::{self, HEADER_BYTES, Key, SegmentName};
+use super::{Durability, Opened, Segment, Spool, SpoolConfig, Stream};
 
 /// Segments set aside for a human; older ones are deleted so that a failing disk does not fill itself.
 const SET_ASIDE_MAX: usize = 4;
@@ -19,14 +23,15 @@ impl Spool {
         let mut spool = Spool {
             dir: dir.to_owned(),
             config,
-            index: BTreeMap::new(),
+            owed: [Ranges::default(), Ranges::default()],
             streams: [Stream::default(), Stream::default()],
-            memory: [VecDeque::new(), VecDeque::new()],
+            memory: [BTreeMap::new(), BTreeMap::new()],
             memory_bytes: 0,
+            recent: VecDeque::new(),
             next_segment: 0,
             durability: Durability::Disk,
             dropped: 0,
-            reader: None,
+            reader: Reader::new(),
             ended_unsynced: Vec::new(),
             #[cfg(test)]
             refuse_writes: false,
@@ -49,7 +54,7 @@ impl Spool {
             let next = names.get(at + 1).filter(|next| next.class == name.class).map(|next| next.first);
             spool.adopt(name, next, &mut suspects, &mut notes);
         }
-        spool.bound_set_aside();
+        spool.tidy();
         let gaps = spool.missing_of(&suspects);
         // Numbers of a damaged file may be anything.
         let lost = |gap: &Gap| gap.through.saturating_sub(gap.from).saturating_add(1);
@@ -65,7 +70,7 @@ impl Spool {
         notes: &mut Vec<String>,
     ) {
         let path = self.dir.join(name.file_name());
-        let Scan { records, faults, bytes } = match segment::scan(&path, name.first, next) {
+        let Scan { blocks, present, faults, newest_t_ms, bytes } = match scan::scan(&path, name.first, next) {
             Ok(scan) => scan,
             Err(error) => {
                 notes.push(format!("segment {} cannot be read and was set aside: {error}", name.file_name()));
@@ -78,9 +83,7 @@ impl Spool {
             notes.push(format!("segment {} has {} damaged places", name.file_name(), faults.len()));
         }
         suspects.extend(faults);
-        // Numbers grow within a segment as it was written; in one that was damaged they may stand in any order.
-        let keys = || records.iter().map(|found| found.key);
-        let (Some(first), Some(last)) = (keys().min(), keys().max()) else {
+        let (Some(first), Some(last)) = (present.first(), present.last()) else {
             if bytes > HEADER_BYTES {
                 notes.push(format!("segment {} has no good record and was set aside", name.file_name()));
                 set_aside(&path);
@@ -90,21 +93,13 @@ impl Spool {
             return;
         };
         let id = self.take_segment_id();
-        self.streams[name.class.index()].segments.push_back(Segment {
-            id,
-            path,
-            bytes,
-            live: u32::try_from(records.len()).unwrap_or(u32::MAX),
-            first,
-            last,
-            newest_t_ms: records.iter().map(|found| found.t_ms).max().unwrap_or(0),
-        });
-        for found in &records {
-            let place = Place::Disk { segment: id, offset: found.offset };
-            self.index.insert(
-                found.key,
-                Entry { place, class: name.class, samples: found.samples, bytes: found.bytes, t_ms: found.t_ms },
-            );
+        let packable = !blocks.iter().any(|block| block.packed);
+        let segment = Segment { id, path, bytes, first, last, newest_t_ms, blocks, packable };
+        self.streams[name.class.index()].segments.push_back(segment);
+        for range in present.iter() {
+            // A number is owed once, whatever a damaged file says.
+            self.owed[1 - name.class.index()].remove(range.first(), range.last());
+            self.owed[name.class.index()].insert(range);
         }
     }
 
@@ -112,46 +107,41 @@ impl Spool {
     fn missing_of(&self, suspects: &[(Key, Option<u64>)]) -> Vec<Gap> {
         let mut gaps: Vec<Gap> = Vec::new();
         for (from, through) in suspects {
-            let known_last = self
-                .index
-                .range(*from..=Key { incarnation: from.incarnation, seq: u64::MAX })
-                .next_back()
-                .map_or(from.seq, |(key, _)| key.seq);
-            let through = through.unwrap_or(known_last).max(from.seq);
-            let last = Key { incarnation: from.incarnation, seq: through };
-            let mut start = from.seq;
-            let mut push = |from_seq: u64, through: u64| {
-                if from_seq <= through {
-                    gaps.push(Gap {
-                        incarnation: from.incarnation,
-                        from: from_seq,
-                        through,
-                        samples: None,
-                        reason: "spool damaged".to_owned(),
-                    });
-                }
+            let end = Key { incarnation: from.incarnation, seq: u64::MAX };
+            let known_last = || {
+                let last = |owed: &Ranges| owed.within(*from, end).last().map(|range| range.through);
+                self.owed.iter().filter_map(last).max()
             };
-            for (present, _) in self.index.range(*from..=last) {
-                push(start, present.seq.saturating_sub(1));
-                start = present.seq.saturating_add(1);
+            let through = through.or_else(known_last).unwrap_or(from.seq).max(from.seq);
+            let mut missing = Ranges::default();
+            missing.insert(KeyRange { incarnation: from.incarnation, from: from.seq, through });
+            for present in self.owed.iter().flat_map(|owed| owed.within(*from, Key { seq: through, ..*from })) {
+                missing.remove(present.first(), present.last());
             }
-            push(start, through);
+            gaps.extend(missing.iter().map(|range| Gap {
+                incarnation: range.incarnation,
+                from: range.from,
+                through: range.through,
+                samples: None,
+                reason: "spool damaged".to_owned(),
+            }));
         }
         gaps
     }
 
-    fn bound_set_aside(&self) {
-        let Ok(entries) = fs::read_dir(&self.dir) else { return };
-        let mut aside: Vec<PathBuf> = entries
-            .flatten()
-            .map(|entry| entry.path())
-            .filter(|path| path.extension().is_some_and(|e| e == "bad"))
-            .collect();
+    /// Removes what was not finished, and what was set aside beyond its bound.
+    fn tidy(&self) {
+        let with_extension = |wanted: &str| -> Vec<PathBuf> {
+            let Ok(entries) = fs::read_dir(&self.dir) else { return Vec::new() };
+            let paths = entries.flatten().map(|entry| entry.path());
+            paths.filter(|path| path.extension().is_some_and(|extension| extension == wanted)).collect()
+        };
+        let mut aside = with_extension("bad");
         aside.sort();
-        let surplus = aside.len().saturating_sub(SET_ASIDE_MAX);
-        for path in &aside[..surplus] {
+        aside.truncate(aside.len().saturating_sub(SET_ASIDE_MAX));
+        for path in with_extension(PART).iter().chain(&aside) {
             if let Err(error) = fs::remove_file(path) {
-                tracing::warn!(%error, path = %path.display(), "a segment set aside cannot be deleted");
+                tracing::warn!(%error, path = %path.display(), "what is not needed any more cannot be deleted");
             }
         }
     }

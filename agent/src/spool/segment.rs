@@ -1,4 +1,5 @@
-//! One segment file: records one after another behind an eight-byte header.
+//! One segment file: records one after another behind an eight-byte header. Once it is full, packed blocks of them take
+//! their place (see [`super::block`]); a reader takes either.
 //!
 //! Record, little endian: mark `u32`, length `u32` of all that follows the checksum, crc32c `u32` of it, incarnation
 //! `u64`, seq `u64`, crc32c of these two `u32` (so that a torn record can still say which one it is), time `i64`, class
@@ -11,15 +12,19 @@ use std::path::Path;
 
 use bcp_wire::{Id, MAX_PAYLOAD_BYTES};
 
-const HEADER: &[u8; 8] = b"BCPSPL1\n";
+pub const HEADER: &[u8; 8] = b"BCPSPL1\n";
 pub const HEADER_BYTES: u64 = HEADER.len() as u64;
 /// Lets a reader find the next record behind a damaged one.
 const MARK: [u8; 4] = [0xB5, 0xC0, 0x0B, 0x0C];
-const PREFIX_BYTES: usize = 12;
+/// What a record and a packed block begin with.
+pub const MARK_STEM: [u8; 3] = [0xB5, 0xC0, 0x0B];
+pub const PREFIX_BYTES: usize = 12;
 const FIXED_BYTES: usize = 34;
 const KEY_BYTES: usize = 16;
 /// No record is longer; a length beyond it is damage.
 const BODY_MAX: usize = FIXED_BYTES + 32 + MAX_PAYLOAD_BYTES;
+pub const RECORD_MIN_BYTES: usize = PREFIX_BYTES + FIXED_BYTES;
+pub const RECORD_MAX_BYTES: usize = PREFIX_BYTES + BODY_MAX;
 
 /// Number of a payload: counts within an incarnation, which counts starts of the agent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -36,6 +41,8 @@ pub enum Class {
 }
 
 impl Class {
+    pub const ALL: [Class; 2] = [Class::Data, Class::Event];
+
     pub const fn index(self) -> usize {
         match self {
             Class::Data => 0,
@@ -127,11 +134,11 @@ pub fn encode(record: &Record, out: &mut Vec<u8>) {
     prefix[8..].copy_from_slice(&crc.to_le_bytes());
 }
 
-fn le_u32(bytes: &[u8], at: usize) -> Option<u32> {
+pub fn le_u32(bytes: &[u8], at: usize) -> Option<u32> {
     Some(u32::from_le_bytes(bytes.get(at..at + 4)?.try_into().ok()?))
 }
 
-fn le_u64(bytes: &[u8], at: usize) -> Option<u64> {
+pub fn le_u64(bytes: &[u8], at: usize) -> Option<u64> {
     Some(u64::from_le_bytes(bytes.get(at..at + 8)?.try_into().ok()?))
 }
 
@@ -141,94 +148,60 @@ fn extent(bytes: &[u8]) -> Option<usize> {
     (bytes.starts_with(&MARK) && (FIXED_BYTES..=BODY_MAX).contains(&length)).then_some(PREFIX_BYTES + length)
 }
 
-/// Reads one record; `None` where anything about it is wrong.
-pub fn decode(bytes: &[u8]) -> Option<Record> {
-    let body = bytes.get(PREFIX_BYTES..extent(bytes)?)?;
+/// A record where it lies.
+#[derive(Debug)]
+pub struct View<'b> {
+    pub key: Key,
+    pub class: Class,
+    pub device: Id,
+    pub t_ms: i64,
+    pub samples: u32,
+    pub payload: &'b [u8],
+    /// Length of the whole record.
+    pub bytes: usize,
+}
+
+/// Looks at the record that starts here; `None` where anything about it is wrong.
+pub fn view(bytes: &[u8]) -> Option<View<'_>> {
+    let whole = extent(bytes)?;
+    let body = bytes.get(PREFIX_BYTES..whole)?;
     if crc32c::crc32c(body) != le_u32(bytes, 8)? {
         return None;
     }
-    let class = if body[28] == 1 { Class::Event } else { Class::Data };
     let device_end = FIXED_BYTES + usize::from(body[29]);
-    Some(Record {
+    Some(View {
         key: Key { incarnation: le_u64(body, 0)?, seq: le_u64(body, 8)? },
-        class,
+        class: if body[28] == 1 { Class::Event } else { Class::Data },
         device: std::str::from_utf8(body.get(FIXED_BYTES..device_end)?).ok()?.parse().ok()?,
         t_ms: i64::from_le_bytes(body.get(20..28)?.try_into().ok()?),
         samples: le_u32(body, 30)?,
-        payload: body.get(device_end..)?.to_vec(),
+        payload: body.get(device_end..)?,
+        bytes: whole,
+    })
+}
+
+/// Reads one record; `None` where anything about it is wrong.
+pub fn decode(bytes: &[u8]) -> Option<Record> {
+    view(bytes).map(|View { key, class, device, t_ms, samples, payload, .. }| Record {
+        key,
+        class,
+        device,
+        t_ms,
+        samples,
+        payload: payload.to_vec(),
     })
 }
 
 /// The number of a record of which at least the beginning is whole.
-fn torn_key(bytes: &[u8]) -> Option<Key> {
+pub fn torn_key(bytes: &[u8]) -> Option<Key> {
     let body = bytes.get(PREFIX_BYTES..PREFIX_BYTES + KEY_BYTES)?;
     let whole = bytes.starts_with(&MARK) && crc32c::crc32c(body) == le_u32(bytes, PREFIX_BYTES + KEY_BYTES)?;
     Some(Key { incarnation: le_u64(body, 0)?, seq: le_u64(body, 8)? }).filter(|_| whole)
 }
 
-/// A good record of a scan.
-#[derive(Debug)]
-pub struct Found {
-    pub key: Key,
-    pub t_ms: i64,
-    pub samples: u32,
-    pub offset: u32,
-    pub bytes: u32,
-}
-
-/// What a segment holds. A fault is the first number that may be missing and, where known, the last.
-#[derive(Debug)]
-pub struct Scan {
-    pub records: Vec<Found>,
-    pub faults: Vec<(Key, Option<u64>)>,
-    pub bytes: u64,
-}
-
 /// The last number that can be in a segment, if the one after it is of the same incarnation.
 pub fn end_before(first: Key, next: Option<Key>) -> Option<u64> {
     next.filter(|next| next.incarnation == first.incarnation).map(|next| next.seq.saturating_sub(1).max(first.seq))
-}
-
-/// Reads a whole segment and steps over damage.
-pub fn scan(path: &Path, first: Key, next: Option<Key>) -> io::Result<Scan> {
-    let bytes = fs::read(path)?;
-    let mut scan = Scan { records: Vec::new(), faults: Vec::new(), bytes: bytes.len() as u64 };
-    let after_last =
-        |scan: &Scan| scan.records.last().map_or(first, |last| Key { seq: last.key.seq.saturating_add(1), ..last.key });
-    let mut at = HEADER.len();
-    if !bytes.starts_with(HEADER) {
-        at = 0;
-    }
-    while at < bytes.len() {
-        if let Some(record) = decode(&bytes[at..]) {
-            let length = extent(&bytes[at..]).unwrap_or(PREFIX_BYTES);
-            scan.records.push(Found {
-                key: record.key,
-                t_ms: record.t_ms,
-                samples: record.samples,
-                offset: u32::try_from(at).map_err(io::Error::other)?,
-                bytes: u32::try_from(length).map_err(io::Error::other)?,
-            });
-            at += length;
-            continue;
-        }
-        let from = after_last(&scan);
-        let rest = &bytes[at + 1..];
-        let good = rest
-            .windows(MARK.len())
-            .enumerate()
-            .filter(|(_, window)| *window == MARK)
-            .find_map(|(skip, _)| decode(&rest[skip..]).map(|record| (skip, record.key)));
-        let Some((skip, found)) = good else {
-            // The tail: its own number, where it is still readable, is the last one that can be missing.
-            let own = torn_key(&bytes[at..]).filter(|own| own.incarnation == from.incarnation).map(|own| own.seq);
-            scan.faults.push((from, end_before(first, next).or(own)));
-            break;
-        };
-        scan.faults.push((from, end_before(from, Some(found))));
-        at += 1 + skip;
-    }
-    Ok(scan)
 }
 
 /// Makes a new segment. Its name is safe once the directory is synced.

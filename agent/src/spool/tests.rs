@@ -5,7 +5,9 @@ use std::path::PathBuf;
 
 use bcp_wire::{Watermark, WatermarkMark};
 
-use super::{Class, Durability, Key, Opened, Record, Spool, SpoolConfig};
+use super::{Class, Durability, Key, KeyRange, Opened, PackJob, Record, Spool, SpoolConfig};
+
+mod model;
 
 const T0: i64 = 1_790_000_000_000;
 
@@ -77,7 +79,7 @@ fn keeps_until_committed_and_across_restart() {
     assert_eq!(spool.read(Key { incarnation: 1, seq: 7 }).unwrap(), record(1, 7, Class::Data));
     assert!(dir.segments().len() > 3, "several segments");
     let freed = spool.commit(&mark(1, 20, vec![(5, 6)]));
-    assert_eq!(freed.len(), 18);
+    assert_eq!(freed.iter().map(KeyRange::count).sum::<u64>(), 18);
     assert_eq!(seqs(&spool)[..4], [5, 6, 21, 22]);
     drop(spool);
     let Opened { mut spool, gaps, notes } = open(&dir);
@@ -87,6 +89,143 @@ fn keeps_until_committed_and_across_restart() {
     spool.commit(&mark(1, 31, vec![]));
     assert!(spool.is_empty());
     assert!(dir.segments().is_empty(), "nothing owed, nothing stored");
+}
+
+/// What a publisher does beside its work.
+fn pack(spool: &mut Spool) -> usize {
+    let mut packed = 0;
+    loop {
+        let jobs = spool.take_packing();
+        if jobs.is_empty() {
+            return packed;
+        }
+        packed += jobs.len();
+        let done = jobs.into_iter().map(PackJob::run).collect();
+        spool.packed(done);
+    }
+}
+
+/// Segments of several blocks each, packed but for the newest two.
+fn long() -> SpoolConfig {
+    SpoolConfig { max_bytes: 4 << 20, segment_bytes: 256 << 10, ..SpoolConfig::default() }
+}
+
+fn filled_and_packed(dir: &Dir, last: u64) -> Spool {
+    let mut spool = Spool::open(&dir.0, long(), 0).spool;
+    for seq in 1..=last {
+        let class = if seq % 10 == 0 { Class::Event } else { Class::Data };
+        spool.append(&record(1, seq, class), 0, T0);
+    }
+    spool.flush(0);
+    let plain = spool.figures().disk_bytes;
+    assert!(pack(&mut spool) > 2);
+    assert!(spool.figures().disk_bytes * 2 < plain, "{:?}, {plain} before", spool.figures());
+    spool
+}
+
+#[test]
+fn packed_segments_hold_the_same_payloads() {
+    let dir = Dir::new("packed");
+    let mut spool = filled_and_packed(&dir, 10_000);
+    let figures = spool.figures();
+    let on_disk: u64 = dir.segments().iter().map(|path| fs::metadata(path).unwrap().len()).sum();
+    assert_eq!(on_disk, figures.disk_bytes);
+    for again in [false, true] {
+        if again {
+            drop(spool);
+            let opened = Spool::open(&dir.0, long(), 0);
+            assert!(opened.gaps.is_empty() && opened.notes.is_empty(), "{:?} {:?}", opened.gaps, opened.notes);
+            spool = opened.spool;
+            assert_eq!(spool.figures(), figures);
+            assert_eq!(fs::read_dir(&dir.0).unwrap().count(), dir.segments().len(), "nothing else is left");
+        }
+        assert_eq!(seqs(&spool), (1..=10_000).collect::<Vec<_>>());
+        for seq in (1..=10_000).rev().step_by(7).chain(1..=10_000) {
+            let class = if seq % 10 == 0 { Class::Event } else { Class::Data };
+            assert_eq!(spool.read(Key { incarnation: 1, seq }).unwrap(), record(1, seq, class));
+        }
+    }
+    spool.commit(&mark(1, 10_000, vec![(17, 17)]));
+    assert_eq!(seqs(&spool), [17]);
+    assert_eq!(dir.segments().len(), 1, "only its segment is left");
+}
+
+#[test]
+fn dropping_packed_segments_counts_their_samples() {
+    let dir = Dir::new("packeddrop");
+    let mut spool = filled_and_packed(&dir, 10_000);
+    spool.commit(&mark(1, 50, vec![(11, 20)]));
+    spool.resettle(SpoolConfig { max_bytes: spool.figures().disk_bytes - 1, ..long() });
+    let gaps = spool.append(&record(1, 10_001, Class::Data), 0, T0);
+    let lost: u64 = gaps.iter().map(|gap| gap.through - gap.from + 1).sum();
+    assert!(lost > 500 && lost == spool.figures().dropped, "{gaps:?}");
+    assert_eq!(gaps.iter().map(|gap| gap.samples.unwrap()).sum::<u64>(), 3 * lost);
+    assert_eq!((gaps[0].from, gaps[0].through, gaps[1].from), (11, 19, 51), "what was delivered is not told as lost");
+}
+
+#[test]
+fn a_damaged_byte_of_a_packed_segment_loses_only_its_block() {
+    let dir = Dir::new("packedflip");
+    drop(filled_and_packed(&dir, 10_000));
+    let path = dir.segments()[0].clone();
+    let clean = fs::read(&path).unwrap();
+    for at in (0..clean.len()).step_by(997) {
+        let mut bad = clean.clone();
+        bad[at] ^= 0x55;
+        fs::write(&path, &bad).unwrap();
+        let Opened { spool, gaps, .. } = Spool::open(&dir.0, long(), 0);
+        let lost: u64 = gaps.iter().map(|gap| gap.through - gap.from + 1).sum();
+        assert_eq!(lost + spool.figures().payloads, 10_000, "byte {at}: {gaps:?}");
+        assert!(
+            gaps.iter().all(|gap| (gap.from..=gap.through).all(|seq| !spool.contains(Key { incarnation: 1, seq })))
+        );
+        assert!(at < 8 && lost == 0 || at >= 8 && (100..1_000).contains(&lost), "byte {at}: {lost} lost");
+    }
+    fs::write(&path, &clean[..clean.len() - 7]).unwrap();
+    let Opened { spool, gaps, .. } = Spool::open(&dir.0, long(), 0);
+    let lost: u64 = gaps.iter().map(|gap| gap.through - gap.from + 1).sum();
+    assert_eq!(lost + spool.figures().payloads, 10_000, "cut off: {gaps:?}");
+}
+
+#[test]
+fn what_changes_while_it_is_packed_stays_right() {
+    let dir = Dir::new("packrace");
+    let mut spool = Spool::open(&dir.0, long(), 0).spool;
+    fill(&mut spool, 1..=10_000);
+    let jobs = spool.take_packing();
+    assert!(jobs.len() > 2 && spool.take_packing().len() < jobs.len(), "a segment is packed once");
+    spool.commit(&mark(1, 2_500, vec![]));
+    let damaged = dir.segments()[1].clone();
+    let mut bytes = fs::read(&damaged).unwrap();
+    bytes[1_000] ^= 0x55;
+    fs::write(&damaged, &bytes).unwrap();
+    let done = jobs.into_iter().map(PackJob::run).collect();
+    spool.packed(done);
+    assert!(fs::read(&damaged).unwrap() == bytes, "what cannot be read any more is not hidden by packing");
+    assert_eq!(fs::read_dir(&dir.0).unwrap().count(), dir.segments().len(), "what is not wanted is removed");
+    assert_eq!(seqs(&spool), (2_501..=10_000).collect::<Vec<_>>());
+    // A crash in the middle of it leaves something beside the segment.
+    fs::write(damaged.with_extension("part"), b"half").unwrap();
+    drop(spool);
+    let spool = Spool::open(&dir.0, long(), 0).spool;
+    assert_eq!(fs::read_dir(&dir.0).unwrap().count(), dir.segments().len());
+    assert_eq!(spool.keys().filter(|(key, _)| key.seq > 2_500).count(), 7_499, "all but the damaged one");
+}
+
+/// What an hour without a broker costs in memory does not depend on how many payloads it has.
+#[test]
+fn an_outage_is_kept_as_ranges_and_blocks() {
+    let dir = Dir::new("hour");
+    let mut spool = Spool::open(&dir.0, SpoolConfig::default(), 0).spool;
+    fill(&mut spool, 1..=50_000);
+    pack(&mut spool);
+    let blocks: usize =
+        spool.streams.iter().flat_map(|stream| &stream.segments).map(|segment| segment.blocks.len()).sum();
+    let ranges: usize = spool.owed.iter().map(|owed| owed.iter().count()).sum();
+    assert!(ranges == 1 && blocks < 130 && spool.memory.iter().all(|memory| memory.is_empty()), "{ranges} {blocks}");
+    assert_eq!(spool.figures().oldest_t_ms, Some(T0 + 1));
+    spool.commit(&mark(1, 49_999, vec![]));
+    assert_eq!(spool.figures().oldest_t_ms, Some(T0 + 50_000), "exact for what came last");
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! The way in and back: payloads gather in memory for one turn of the publisher, and one write brings them to the disk.
+//! The way in: payloads gather in memory for one turn of the publisher, and one write brings them to the disk.
 //!
 //! What was written last stays in memory until the next payload comes, so that live data is not read back to be sent.
 
@@ -8,9 +8,11 @@ use std::sync::Arc;
 
 use bcp_wire::Gap;
 
+use super::block::{self, Block};
 use super::bounds::delete;
-use super::segment::{self, Class, HEADER_BYTES, Key, Record, SegmentName};
-use super::{DISK_RETRY_MS, Durability, Entry, Place, Segment, Spool};
+use super::ranges::KeyRange;
+use super::segment::{self, HEADER_BYTES, Key, Record, SegmentName};
+use super::{DISK_RETRY_MS, Durability, Held, RECENT_MAX, Segment, Spool};
 
 /// Most bytes that gather before they are written in the middle of a turn.
 const TAIL_MAX_BYTES: usize = 128 << 10;
@@ -20,17 +22,34 @@ const TAIL_MAX_BYTES: usize = 128 << 10;
 pub(super) struct Active {
     file: Arc<File>,
     unsynced: bool,
-    /// The newest records as they are, or will be, at `tail_at` of the file.
+    /// The newest records as they are, or will be, at `tail_at` of the file: all of them written, or none.
     tail: Vec<u8>,
     tail_at: u64,
-    /// Those of them that are not written yet.
-    pending: Vec<Key>,
+    /// Where each of them begins.
+    in_tail: Vec<(Key, usize)>,
+    written: bool,
+    /// Number of blocks, and the last of them, before the tail.
+    blocks_before: (usize, Option<Block>),
 }
 
 impl Active {
-    fn of_tail(&self, offset: u64, bytes: u32) -> Option<&[u8]> {
-        let from = usize::try_from(offset.checked_sub(self.tail_at)?).ok()?;
-        self.tail.get(from..from + usize::try_from(bytes).ok()?)
+    pub fn of_tail(&self, key: Key) -> Option<&[u8]> {
+        let at = self.in_tail.binary_search_by_key(&key, |(known, _)| *known).ok()?;
+        self.tail.get(self.in_tail[at].1..)
+    }
+
+    pub const fn tail_at(&self) -> u64 {
+        self.tail_at
+    }
+
+    /// What of the tail lies between two places of the file.
+    pub fn tail_between(&self, from: u64, to: u64) -> Option<&[u8]> {
+        let at = |place: u64| usize::try_from(place.checked_sub(self.tail_at)?).ok();
+        self.tail.get(at(from)?..at(to)?)
+    }
+
+    const fn is_pending(&self) -> bool {
+        !self.written && !self.tail.is_empty()
     }
 }
 
@@ -49,46 +68,41 @@ impl Spool {
             Durability::Disk => self.gather(record).map_err(|error| self.fall_back(&error, now_ms)).ok(),
             Durability::Memory { .. } => None,
         };
-        let entry = gathered.unwrap_or_else(|| {
-            let mut encoded = Vec::with_capacity(segment::encoded_bytes(record));
-            segment::encode(record, &mut encoded);
-            let bytes = u32::try_from(encoded.len()).unwrap_or(u32::MAX);
-            self.memory_bytes += u64::from(bytes);
-            self.memory[record.class.index()].push_back(record.key);
-            Entry {
-                place: Place::Ram(encoded.into()),
-                class: record.class,
-                samples: record.samples,
-                bytes,
-                t_ms: record.t_ms,
-            }
-        });
-        self.index.insert(record.key, entry);
+        if gathered.is_none() {
+            self.hold(record);
+        }
+        self.owed[record.class.index()].insert(KeyRange::one(record.key));
+        if self.recent.len() >= RECENT_MAX {
+            self.recent.pop_front();
+        }
+        self.recent.push_back((record.key, record.t_ms));
         self.enforce_bounds(wall_ms)
+    }
+
+    fn hold(&mut self, record: &Record) {
+        let mut encoded = Vec::with_capacity(segment::encoded_bytes(record));
+        segment::encode(record, &mut encoded);
+        self.memory_bytes += encoded.len() as u64;
+        let held = Held { encoded: encoded.into(), samples: record.samples, t_ms: record.t_ms };
+        if let Some(earlier) = self.memory[record.class.index()].insert(record.key, held) {
+            self.memory_bytes = self.memory_bytes.saturating_sub(earlier.encoded.len() as u64);
+        }
     }
 
     /// The disk is tried again: what is in memory goes first, so that numbers only grow within a segment.
     fn bring_to_disk(&mut self, now_ms: u64) {
         for class in 0..self.memory.len() {
-            while let Some(key) = self.memory[class].front().copied()
-                && self.durability == Durability::Disk
+            while self.durability == Durability::Disk
+                && let Some((_, held)) = self.memory[class].pop_first()
             {
-                let record = match self.index.get(&key).map(|entry| &entry.place) {
-                    Some(Place::Ram(encoded)) => segment::decode(encoded),
-                    Some(Place::Disk { .. }) | None => None,
-                };
-                let Some(record) = record else {
-                    self.memory[class].pop_front();
-                    continue;
-                };
+                self.memory_bytes = self.memory_bytes.saturating_sub(held.encoded.len() as u64);
+                let Some(record) = segment::decode(&held.encoded) else { continue };
                 match self.gather(&record) {
-                    Ok(entry) => {
-                        self.memory_bytes = self.memory_bytes.saturating_sub(u64::from(entry.bytes));
-                        self.memory[class].pop_front();
-                        self.index.insert(key, entry);
-                        self.flush_long_tail(class, now_ms);
+                    Ok(()) => self.flush_long_tail(class, now_ms),
+                    Err(error) => {
+                        self.hold(&record);
+                        self.fall_back(&error, now_ms);
                     }
-                    Err(error) => self.fall_back(&error, now_ms),
                 }
             }
         }
@@ -97,7 +111,7 @@ impl Spool {
 
     fn flush_long_tail(&mut self, class: usize, now_ms: u64) {
         let active = self.streams[class].active.as_ref();
-        if active.is_some_and(|active| active.tail.len() >= TAIL_MAX_BYTES && !active.pending.is_empty()) {
+        if active.is_some_and(|active| active.tail.len() >= TAIL_MAX_BYTES && active.is_pending()) {
             self.flush(now_ms);
         }
     }
@@ -112,7 +126,7 @@ impl Spool {
     }
 
     fn flush_stream(&mut self, class: usize) -> io::Result<()> {
-        let Some(active) = self.streams[class].active.as_mut().filter(|active| !active.pending.is_empty()) else {
+        let Some(active) = self.streams[class].active.as_mut().filter(|active| active.is_pending()) else {
             return Ok(());
         };
         #[cfg(test)]
@@ -120,13 +134,13 @@ impl Spool {
             return Err(io::Error::from(io::ErrorKind::StorageFull));
         }
         segment::write_at(&active.file, &active.tail, active.tail_at)?;
-        active.pending.clear();
+        active.written = true;
         active.unsynced = true;
         Ok(())
     }
 
     /// Encodes a record into the tail of its stream's segment.
-    fn gather(&mut self, record: &Record) -> io::Result<Entry> {
+    fn gather(&mut self, record: &Record) -> io::Result<()> {
         #[cfg(test)]
         if self.refuse_writes {
             return Err(io::Error::from(io::ErrorKind::StorageFull));
@@ -145,24 +159,22 @@ impl Spool {
         let (Some(segment), Some(active)) = (stream.segments.back_mut(), stream.active.as_mut()) else {
             return Err(io::Error::other("no segment to write to"));
         };
-        if active.pending.is_empty() {
-            active.tail.clear();
-            active.tail_at = segment.bytes;
-        }
         let offset = u32::try_from(segment.bytes).map_err(|_| io::Error::other("segment beyond 4 GiB"))?;
+        if !active.is_pending() {
+            active.tail.clear();
+            active.in_tail.clear();
+            active.written = false;
+            active.tail_at = segment.bytes;
+            active.blocks_before = (segment.blocks.len(), segment.blocks.last().copied());
+        }
+        active.in_tail.push((record.key, active.tail.len()));
         segment::encode(record, &mut active.tail);
-        active.pending.push(record.key);
         segment.bytes += bytes as u64;
-        segment.live += 1;
         segment.last = record.key;
         segment.newest_t_ms = segment.newest_t_ms.max(record.t_ms);
-        Ok(Entry {
-            place: Place::Disk { segment: segment.id, offset },
-            class: record.class,
-            samples: record.samples,
-            bytes: u32::try_from(bytes).map_err(io::Error::other)?,
-            t_ms: record.t_ms,
-        })
+        let bytes = u32::try_from(bytes).map_err(io::Error::other)?;
+        block::add(&mut segment.blocks, offset, bytes, record.key, record.t_ms);
+        Ok(())
     }
 
     /// Ends the stream's segment and begins the next one, named after `first`.
@@ -175,9 +187,10 @@ impl Spool {
         let id = self.take_segment_id();
         let stream = &mut self.streams[class];
         if let Some(ended) = stream.active.take() {
-            if stream.segments.back().is_some_and(|segment| segment.live == 0)
-                && let Some(delivered) = stream.segments.pop_back()
-            {
+            let owed = &self.owed[class];
+            let delivered = |segment: &mut Segment| owed.within(segment.first, segment.last).next().is_none();
+            if let Some(delivered) = stream.segments.pop_back_if(delivered) {
+                self.reader.forget(delivered.id);
                 delete(&delivered.path);
             } else if ended.unsynced {
                 self.ended_unsynced.push(ended.file);
@@ -189,14 +202,21 @@ impl Spool {
             id,
             path,
             bytes: HEADER_BYTES,
-            live: 0,
             first: first.key,
             last: first.key,
             newest_t_ms: first.t_ms,
+            blocks: Vec::new(),
+            packable: true,
         });
-        let file = Arc::new(file);
-        stream.active =
-            Some(Active { file, unsynced: true, tail: Vec::new(), tail_at: HEADER_BYTES, pending: Vec::new() });
+        stream.active = Some(Active {
+            file: Arc::new(file),
+            unsynced: true,
+            tail: Vec::new(),
+            tail_at: HEADER_BYTES,
+            in_tail: Vec::new(),
+            written: true,
+            blocks_before: (0, None),
+        });
         Ok(())
     }
 
@@ -204,28 +224,24 @@ impl Spool {
     pub(super) fn fall_back(&mut self, error: &io::Error, now_ms: u64) {
         for class in 0..self.streams.len() {
             let Some(active) = self.streams[class].active.take() else { continue };
-            // Older than what is in memory already, if anything is: see `bring_to_disk`.
-            for key in active.pending.iter().rev() {
-                let Some(entry) = self.index.get_mut(key) else { continue };
-                let Place::Disk { offset, .. } = entry.place else { continue };
-                let Some(encoded) = active.of_tail(u64::from(offset), entry.bytes) else { continue };
-                entry.place = Place::Ram(encoded.into());
-                self.memory_bytes += u64::from(entry.bytes);
-                self.memory[class].push_front(*key);
-            }
-            let stream = &mut self.streams[class];
-            let Some(segment) = stream.segments.back_mut() else { continue };
-            if !active.pending.is_empty() {
-                segment.live = segment.live.saturating_sub(u32::try_from(active.pending.len()).unwrap_or(u32::MAX));
-                segment.bytes = active.tail_at;
-                // A torn record is cut off; where even that fails, opening skips it.
-                if let Err(cut) = active.file.set_len(active.tail_at) {
-                    tracing::debug!(%cut, "a torn record stays at the end of its segment");
+            if active.is_pending() {
+                // What was delivered in the meantime is not needed any more.
+                for (key, at) in &active.in_tail {
+                    if self.owed[class].contains(*key)
+                        && let Some(record) = active.tail.get(*at..).and_then(segment::decode)
+                    {
+                        self.hold(&record);
+                    }
                 }
             }
-            if segment.live == 0
-                && let Some(empty) = stream.segments.pop_back()
-            {
+            let Some(segment) = self.streams[class].segments.back_mut() else { continue };
+            if active.is_pending() {
+                cut_back(segment, &active);
+            }
+            let owed = &self.owed[class];
+            let is_empty = segment.blocks.is_empty() || owed.within(segment.first, segment.last).next().is_none();
+            if is_empty && let Some(empty) = self.streams[class].segments.pop_back() {
+                self.reader.forget(empty.id);
                 delete(&empty.path);
             }
         }
@@ -246,39 +262,18 @@ impl Spool {
     pub fn sync_failed(&mut self, error: &io::Error, now_ms: u64) {
         self.fall_back(error, now_ms);
     }
+}
 
-    /// Reads a payload back. A payload that cannot be read is given up and reported.
-    ///
-    /// # Errors
-    /// The gap that its loss leaves; `None` where it is not owed (any more).
-    pub fn read(&mut self, key: Key) -> Result<Record, Option<Gap>> {
-        let Some(entry) = self.index.get(&key) else { return Err(None) };
-        let record = match &entry.place {
-            Place::Ram(encoded) => segment::decode(encoded),
-            Place::Disk { segment, offset } => {
-                let (segment, offset, class, bytes) = (*segment, *offset, entry.class, entry.bytes);
-                self.read_disk(segment, class, offset, bytes)
-            }
-        };
-        match record {
-            Some(record) if record.key == key => Ok(record),
-            _ => Err(self.give_up(key, "spool damaged")),
-        }
+/// Takes what was not written out of a segment.
+fn cut_back(segment: &mut Segment, active: &Active) {
+    segment.bytes = active.tail_at;
+    segment.blocks.truncate(active.blocks_before.0);
+    if let (Some(last), Some(before)) = (segment.blocks.last_mut(), active.blocks_before.1) {
+        *last = before;
     }
-
-    fn read_disk(&mut self, id: u32, class: Class, offset: u32, bytes: u32) -> Option<Record> {
-        let stream = &self.streams[class.index()];
-        if let (Some(newest), Some(active)) = (stream.segments.back(), &stream.active)
-            && newest.id == id
-            && let Some(encoded) = active.of_tail(u64::from(offset), bytes)
-        {
-            return segment::decode(encoded);
-        }
-        if self.reader.as_ref().is_none_or(|(open, _)| *open != id) {
-            let segment = stream.segments.iter().find(|segment| segment.id == id)?;
-            self.reader = Some((id, File::open(&segment.path).ok()?));
-        }
-        let (_, file) = self.reader.as_ref()?;
-        segment::read_at(file, u64::from(offset), bytes).ok().and_then(|encoded| segment::decode(&encoded))
+    segment.last = segment.blocks.iter().map(|block| block.last).max().unwrap_or(segment.first);
+    // A torn record is cut off; where even that fails, opening skips it.
+    if let Err(cut) = active.file.set_len(active.tail_at) {
+        tracing::debug!(%cut, "a torn record stays at the end of its segment");
     }
 }

@@ -84,7 +84,7 @@ http = { url = "http://127.0.0.1:18011/health" }
 
 /// The agent's spool. First byte: whether checksums are made right first. The rest: a segment.
 pub mod spool {
-    use bcp_agent::spool::{Class, Key, Opened, Record, Spool, SpoolConfig};
+    use bcp_agent::spool::{Class, Key, Opened, PackJob, Record, Spool, SpoolConfig};
     use bcp_wire::{Site, WIRE_VERSION, Watermark, WatermarkMark};
 
     use super::read;
@@ -93,25 +93,40 @@ pub mod spool {
     const MEND: u8 = 1;
     const HEADER_BYTES: usize = 8;
     const MARK: [u8; 4] = [0xB5, 0xC0, 0x0B, 0x0C];
+    const PACKED_MARK: [u8; 4] = [0xB5, 0xC0, 0x0B, 0x0D];
     const WALL_MS: i64 = 1_790_000_000_000;
 
-    /// Gives every record that is long enough the checksums of what it holds.
+    /// Gives every record and packed block that is long enough the checksums of what it holds.
     fn mend(segment: &mut [u8]) {
         let mut at = HEADER_BYTES;
-        while let Some(record) = segment.get_mut(at..).filter(|record| record.len() >= 46 && record.starts_with(&MARK))
+        while let Some(length) = segment.get_mut(at..).and_then(|item| mend_record(item).or_else(|| mend_packed(item)))
         {
-            let length = u32::from_le_bytes([record[4], record[5], record[6], record[7]]) as usize;
-            let Some(body) =
-                record.get_mut(12..).and_then(|rest| rest.get_mut(..length)).filter(|body| body.len() >= 34)
-            else {
-                return;
-            };
-            let key = crc32c::crc32c(&body[..16]).to_le_bytes();
-            body[16..20].copy_from_slice(&key);
-            let whole = crc32c::crc32c(body).to_le_bytes();
-            record[8..12].copy_from_slice(&whole);
-            at += 12 + length;
+            at += length;
         }
+    }
+
+    fn le_u32(bytes: &[u8], at: usize) -> Option<usize> {
+        Some(u32::from_le_bytes(bytes.get(at..at + 4)?.try_into().ok()?) as usize)
+    }
+
+    fn mend_record(item: &mut [u8]) -> Option<usize> {
+        let length = le_u32(item, 4).filter(|length| *length >= 34 && item.starts_with(&MARK))?;
+        let body = item.get_mut(12..)?.get_mut(..length)?;
+        let key = crc32c::crc32c(&body[..16]).to_le_bytes();
+        body[16..20].copy_from_slice(&key);
+        let whole = crc32c::crc32c(body).to_le_bytes();
+        item[8..12].copy_from_slice(&whole);
+        Some(12 + length)
+    }
+
+    fn mend_packed(item: &mut [u8]) -> Option<usize> {
+        let header = le_u32(item, 4).filter(|length| *length >= 32 && item.starts_with(&PACKED_MARK))?;
+        let stored = le_u32(item, 12)?;
+        let whole = crc32c::crc32c(item.get(12 + header..)?.get(..stored)?).to_le_bytes();
+        item[16..20].copy_from_slice(&whole);
+        let whole = crc32c::crc32c(&item[12..12 + header]).to_le_bytes();
+        item[8..12].copy_from_slice(&whole);
+        Some(12 + header + stored)
     }
 
     fn record(seq: u64, payload: &[u8]) -> Record {
@@ -154,16 +169,27 @@ pub mod spool {
 
     #[must_use]
     pub fn valid() -> Vec<Vec<u8>> {
+        let plain = seed(&SpoolConfig::default(), 3);
+        // Of three segments the oldest is packed.
+        let packed = seed(&SpoolConfig { segment_bytes: 8 << 10, ..SpoolConfig::default() }, 300);
+        let with = |flags: u8, segment: &[u8]| [&[flags][..], segment].concat();
+        vec![with(0, &plain), with(MEND, &plain), with(0, &packed), with(MEND, &packed)]
+    }
+
+    /// The first segment of a spool.
+    fn seed(config: &SpoolConfig, records: u64) -> Vec<u8> {
         let dir = scratch_name("spool-seed");
-        let Opened { mut spool, .. } = Spool::open(&dir, SpoolConfig::default(), 0);
-        for seq in 1..=3 {
+        let Opened { mut spool, .. } = Spool::open(&dir, config.clone(), 0);
+        for seq in 1..=records {
             spool.append(&record(seq, br#"{"v":1}"#), 0, WALL_MS);
         }
         spool.flush(1);
-        let file = std::fs::read_dir(&dir).expect("the spool's directory").flatten().next().expect("a segment").path();
-        let segment = read(&file);
+        let done = spool.take_packing().into_iter().map(PackJob::run).collect();
+        spool.packed(done);
+        let names = std::fs::read_dir(&dir).expect("the spool's directory").flatten().map(|entry| entry.path());
+        let segment = read(&names.min().expect("a segment"));
         let _ = std::fs::remove_dir_all(&dir);
-        vec![[&[0][..], &segment].concat(), [&[MEND][..], &segment].concat()]
+        segment
     }
 }
 
