@@ -124,7 +124,8 @@ async fn play_agent(dir: &Path) -> Result<()> {
             sources.send(batch(device, second, begins_ms + i64::try_from(second)? * 1_000)).await?;
         }
     }
-    tell("full", seconds, &settled(&figures, seconds * DEVICES).await);
+    settled(&figures, seconds * DEVICES).await;
+    tell("full", seconds, &packed(&figures).await);
     let mut tick = tokio::time::interval(Duration::from_secs(1));
     for second in seconds.. {
         tick.tick().await;
@@ -145,6 +146,18 @@ async fn settled(figures: &watch::Receiver<PublishFigures>, handed_over: u64) ->
             return now;
         }
         tokio::time::sleep(TICK).await;
+    }
+}
+
+/// The figures when full segments are packed, which in a real hour is done long before.
+async fn packed(figures: &watch::Receiver<PublishFigures>) -> PublishFigures {
+    loop {
+        let before = figures.borrow().clone();
+        tokio::time::sleep(20 * TICK).await;
+        let now = figures.borrow().clone();
+        if now.spool.disk_bytes == before.spool.disk_bytes {
+            return now;
+        }
     }
 }
 

@@ -167,7 +167,7 @@ pub struct Opened {
 pub struct Spool {
     dir: PathBuf,
     config: SpoolConfig,
-    /// By class, like all that follows.
+    /// By class, as are `streams` and `memory`.
     owed: [Ranges; 2],
     streams: [Stream; 2],
     /// Newer than all that is on the disk.
