@@ -45,7 +45,7 @@ impl Publisher {
         let deadline = tokio::time::Instant::now() + DRAIN_LIMIT;
         let mut ticker = tokio::time::interval(TICK);
         self.hand_over(&link.client);
-        while self.connected && self.outbox.unsent() > 0 || self.outbox.in_flight() + self.metas_in_flight > 0 {
+        while self.connected && (self.outbox.unsent() > 0 || self.outbox.in_flight() + self.metas_in_flight > 0) {
             tokio::select! {
                 () = tokio::time::sleep_until(deadline) => break,
                 Some(news) = link.news.recv() => self.hear(&link.client, commands, news)?,
