@@ -121,7 +121,8 @@ const fn unconditional(order: &Command) -> bool {
         | Command::Abort { seen, .. }
         | Command::Freeze { seen, .. }
         | Command::Unfreeze { seen, .. }
-        | Command::Confirm { seen, .. } => seen.unconditional,
+        | Command::Confirm { seen, .. }
+        | Command::Force { seen, .. } => seen.unconditional,
         _ => false,
     }
 }
@@ -153,6 +154,10 @@ async fn ticket(server: &Server, command: Command) -> anyhow::Result<(Id, Ticket
             let expect = expected(server, &id, &seen).await?;
             (id, TicketCommand::Unfreeze { reason, expect })
         }
+        Command::Force { ticket: id, to, guard, reason, seen } => {
+            let expect = expected(server, &id, &seen).await?;
+            (id, TicketCommand::Force { to, guard, reason, expect })
+        }
         Command::Confirm { ticket: id, epoch, seen } => {
             let view = server.ticket(&id).await?;
             let waiting = epoch.or(view.awaiting_confirmation.map(|waiting| waiting.epoch));
@@ -171,7 +176,8 @@ async fn verb(server: &Server, command: Command) -> anyhow::Result<CommandVerb> 
         | Command::Abort { .. }
         | Command::Freeze { .. }
         | Command::Unfreeze { .. }
-        | Command::Confirm { .. } => {
+        | Command::Confirm { .. }
+        | Command::Force { .. } => {
             let (id, command) = ticket(server, command).await?;
             CommandVerb::Ticket { ticket: id, command }
         }
@@ -223,6 +229,8 @@ mod tests {
         assert!(!parse("bcpctl abort prescriptions --reason test --expect 1.7,31 --unconditional"));
         assert!(parse("bcpctl incident update inc-1 --text en=Working --fallback en --json"));
         assert!(!parse("bcpctl move prescriptions --to x --reason test"));
+        assert!(parse("bcpctl force prescriptions --to b --guard freshness --reason test"));
+        assert!(!parse("bcpctl force prescriptions --to b --guard lease --reason test"));
         assert!(!parse("bcpctl freeze prescriptions --for ever --reason test"));
         assert!(!parse("bcpctl incident resolve inc-1"));
         assert!(parse(

@@ -3,6 +3,10 @@
 //! Knows: what was agreed, and what follows from it. Refuses to know: clocks, sockets, files, randomness. Time comes in
 //! as a value; the same log gives the same state on every collector, today and in a replay next year.
 
+// The sample policy that all tests share names this crate as they do.
+#[cfg(test)]
+extern crate self as bcp_core;
+
 pub mod alarms;
 pub mod failover;
 pub mod ledger;

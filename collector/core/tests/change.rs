@@ -8,16 +8,12 @@ use bcp_core::failover::TicketCommand;
 use bcp_core::policy::{Mode, Policy, ServicePolicy, TicketKind, TicketPolicy};
 use bcp_core::replica::Item;
 use bcp_wire::Site;
-use hand::{Hand, id, policy, ticket};
+use hand::{Hand, id, passive, policy, ticket};
 
 fn with(rule: TicketPolicy) -> Policy {
     let mut policy = policy(&[("rx", rule)]);
     policy.services.insert(id("ry"), ServicePolicy::default());
     policy
-}
-
-fn passive() -> TicketPolicy {
-    ticket(TicketKind::ActivePassive)
 }
 
 fn without(site: Site) -> TicketPolicy {

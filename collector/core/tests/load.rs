@@ -10,7 +10,7 @@ use bcp_core::replica::{Item, Replica, Tick};
 use bcp_core::time::Wall;
 use bcp_wire::control::{GateSync, TicketSync};
 use bcp_wire::{Epoch, Id, Site};
-use world::{id, passive};
+use world::{passive, sample::id};
 
 const TICKETS: usize = 500;
 

@@ -2,7 +2,7 @@
 
 mod hand;
 
-use bcp_core::failover::TicketCommand;
+use bcp_core::failover::{Guard, TicketCommand};
 use bcp_core::policy::{Mode, Rpo, TicketKind, TicketPolicy};
 use bcp_core::replica::Item;
 use bcp_wire::control::{GateSync, Phase, StepKind, StepOutcome};
@@ -464,12 +464,13 @@ type Order = fn(Option<(Epoch, u64)>, String) -> TicketCommand;
 #[test]
 fn every_order_compares_what_its_operator_saw() {
     let reason = || "an old page".to_owned();
-    let orders: [Order; 5] = [
+    let orders: [Order; 6] = [
         |expect, reason| TicketCommand::Move { to: Site::B, reason, expect },
         |expect, reason| TicketCommand::Abort { reason, expect },
         |expect, reason| TicketCommand::Freeze { reason, for_ms: 60_000, expect },
         |expect, reason| TicketCommand::Unfreeze { reason, expect },
         |expect, _| TicketCommand::Confirm { epoch: Epoch { incarnation: 1, counter: 1 }, expect },
+        |expect, reason| TicketCommand::Force { to: Site::B, guard: Guard::Freshness, reason, expect },
     ];
     for order in orders {
         let mut hand = reach(State::Held);

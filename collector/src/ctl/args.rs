@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use bcp_core::failover::Guard;
 use bcp_wire::{Epoch, Id, Site};
 use clap::{Args, Parser, Subcommand};
 
@@ -29,6 +30,7 @@ const EXAMPLES: &str = "Examples:
   bcpctl --credentials pki tickets
   bcpctl --credentials pki explain prescriptions
   bcpctl --credentials pki move prescriptions --to b --reason 'power work at a'
+  bcpctl --credentials pki force prescriptions --to b --guard freshness --reason 'a is gone for days' --operator op-2
   bcpctl --credentials pki shelve supply-air-hot/crac-a1 --for 2h --reason 'filter change'
   bcpctl --credentials pki incident update inc-000003 --text en='Working on it' --fallback en
   bcpctl --credentials pki work plan --service prescriptions --from '2026-11-23 02:00' --to '2026-11-23 05:00' \
@@ -126,6 +128,21 @@ pub(super) enum Command {
         /// Epoch of the waiting move; default: the one that waits now
         #[arg(long)]
         epoch: Option<Epoch>,
+        #[command(flatten)]
+        seen: Seen,
+    },
+    /// Move a ticket around one guard; done when a second, different operator gives the same order within 10 minutes
+    Force {
+        ticket: Id,
+        /// Site that is to hold it
+        #[arg(long)]
+        to: Site,
+        /// What is gone around: freshness (acknowledged data may be lost) or dependency
+        #[arg(long)]
+        guard: Guard,
+        /// For the ledger
+        #[arg(long)]
+        reason: String,
         #[command(flatten)]
         seen: Seen,
     },

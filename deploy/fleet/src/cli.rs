@@ -17,7 +17,7 @@ use self::args::{Base, Cli, Command, DeviceCommand, Role, UpArgs};
 use self::up::up;
 use crate::api::{Action, Client, Done, LinkOrder, Refusal, TargetOrder};
 use crate::devices::{Addressed, Order};
-use crate::layout;
+use crate::layout::{self, OPERATORS};
 use crate::ports::BasePort;
 use crate::service::step::{Orders, Step};
 use crate::service::{self, Want};
@@ -69,7 +69,7 @@ pub fn main(args: impl Iterator<Item = OsString>) -> ExitCode {
     }
 }
 
-/// `fleet ctl` talks to a running fleet as its operator, unless told otherwise.
+/// `fleet ctl` talks to a running fleet as its first operator, unless told otherwise.
 fn operator_defaults(base: Option<Base>, given: &[OsString]) -> Vec<OsString> {
     let says = |names: &[&str]| {
         given
@@ -91,6 +91,9 @@ fn operator_defaults(base: Option<Base>, given: &[OsString]) -> Vec<OsString> {
     }
     if !says(&["--credentials", "--ca"]) && !is_set("BCPCTL_CREDENTIALS") {
         more.extend(["--credentials".into(), running_dir(base).join("pki").into_os_string()]);
+        if !says(&["--operator"]) {
+            more.extend(["--operator".into(), OPERATORS[0].into()]);
+        }
     }
     more
 }
@@ -283,6 +286,9 @@ mod tests {
         assert_eq!(rest, ["ctl", "move", "x"].map(OsString::from));
         let more = operator_defaults(base, &rest[1..]);
         assert_eq!(more[..2], ["--url", "https://127.0.0.1:19203"].map(OsString::from));
+        assert_eq!(more[4..], ["--operator", "op-1"].map(OsString::from));
+        let second = operator_defaults(base, &["tickets".into(), "--operator".into(), "op-2".into()]);
+        assert_eq!(second.len(), 4, "{second:?}");
         assert!(operator_defaults(base, &["--help".into()]).is_empty());
     }
 

@@ -23,8 +23,8 @@ use crate::devices;
 use crate::ports::BasePort;
 use crate::service::{Service, journal};
 
-/// Name of the operator whose certificate is made.
-pub const OPERATOR: &str = "op-1";
+/// Names of the operators whose certificates are made: two, for what one alone may not do.
+pub const OPERATORS: [&str; 2] = ["op-1", "op-2"];
 /// Holds the simulated devices' password of version 3.
 const DEVICE_KEY: &str = "device.key";
 const POLICY: &str = include_str!("../policy.toml");
@@ -210,9 +210,7 @@ impl Layout {
                 }
             }
         }
-        if let Ok(name) = OPERATOR.parse() {
-            all.push(Identity::Operator { name });
-        }
+        all.extend(OPERATORS.iter().filter_map(|name| Some(Identity::Operator { name: name.parse().ok()? })));
         all
     }
 

@@ -7,6 +7,10 @@ use bcp_wire::{
     WIRE_VERSION,
 };
 
+/// The sample policy of the core's own tests.
+#[path = "../../../collector/core/tests/sample/mod.rs"]
+mod sample;
+
 pub const WORDS: &str = "\"v\":1 \"i\": \"s\": \"t\":1790000000000 \"vals\": \"dt\": \"q\": \"bad:range\" \"stale\" \"kind\": \"trap\" \
     \"gap\" \"transition\" \"reachability\" \"clock_step\" \"notice\" \"incarnation\": \"from\": \"through\": \"marks\": \"holes\": \
     \"item\":\"gate\" \"item\":\"observation\" \"item\":\"alarm_votes\" \"item\":\"service_votes\" \"on\":\"ticket\" \"on\":\"alarm\" \
@@ -297,38 +301,22 @@ pub mod decide {
     use std::collections::BTreeMap;
     use std::sync::LazyLock;
 
-    use bcp_core::policy::{LossPolicy, Mode, MoveWhen, Policy, Rpo, ServicePolicy, TicketKind, TicketPolicy, Timing};
+    use bcp_core::policy::{Policy, ServicePolicy, Timing};
     use bcp_core::replica::{Item, Replica, Tick};
     use bcp_core::time::Wall;
     use bcp_wire::Site;
+
+    use super::sample::{passive, rx};
 
     /// Ticks after the one with the items: more than any lease and hold.
     const TICKS_AFTER: u64 = 80;
     const ELAPSED_MS: u64 = 2_000;
 
     fn policy() -> Policy {
-        let id = |text: &str| text.parse().expect("an id");
-        let ticket = TicketPolicy {
-            service: id("rx"),
-            kind: TicketKind::ActivePassive,
-            mode: Mode::Auto,
-            sites: vec![Site::A, Site::B],
-            preferred: Some(Site::A),
-            rpo: Rpo::Zero,
-            depends_on: Vec::new(),
-            move_when: vec![MoveWhen::SiteLost, MoveWhen::ServiceDown { for_ms: 30_000 }],
-            loss: LossPolicy::Stop,
-            gates: BTreeMap::from([(Site::A, vec![id("host-a")]), (Site::B, vec![id("host-b")])]),
-            accept_unfenced: true,
-            confirm_within_ms: 60_000,
-            cooldown_ms: 3_600_000,
-            move_budget: 2,
-            stable_for_ms: 1_800_000,
-        };
         Policy {
             timing: Timing::METRO,
-            tickets: BTreeMap::from([(id("rx"), ticket)]),
-            services: BTreeMap::from([(id("rx"), ServicePolicy::default())]),
+            tickets: BTreeMap::from([(rx(), passive())]),
+            services: BTreeMap::from([(rx(), ServicePolicy::default())]),
         }
     }
 
@@ -394,6 +382,8 @@ pub mod decide {
         let commands = [
             r#"{"on":"ticket","ticket":"rx","command":{"do":"move","to":"b","reason":"x","expect":null}}"#.to_owned(),
             r#"{"on":"ticket","ticket":"rx","command":{"do":"freeze","reason":"x","for_ms":60000}}"#.to_owned(),
+            r#"{"on":"ticket","ticket":"rx","command":{"do":"force","to":"b","guard":"freshness","reason":"x"}}"#
+                .to_owned(),
             r#"{"on":"alarm","alarm":"hot/crac-a1","command":{"do":"shelve","reason":"x","for_ms":60000}}"#.to_owned(),
             format!(
                 r#"{{"on":"incident","do":"update","incident":"inc-000001","text":{text},"next_update_in_ms":1800000}}"#

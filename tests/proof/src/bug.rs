@@ -74,10 +74,14 @@ pub enum Bug {
     OrdersDoNotCompare,
     /// A new policy is taken over whoever holds what.
     PolicyTakesAway,
+    /// One operator who asks twice counts for two.
+    ForceByOne,
+    /// What two people force does not wait for the old holder.
+    ForceWithoutWait,
 }
 
 impl Bug {
-    pub const ALL: [Bug; 34] = [
+    pub const ALL: [Bug; 36] = [
         Bug::MarginZero,
         Bug::LeaseFromReceipt,
         Bug::NoWarden,
@@ -112,5 +116,7 @@ impl Bug {
         Bug::OldWordCounted,
         Bug::OrdersDoNotCompare,
         Bug::PolicyTakesAway,
+        Bug::ForceByOne,
+        Bug::ForceWithoutWait,
     ];
 }

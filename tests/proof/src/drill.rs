@@ -1,6 +1,6 @@
 //! For each seeded bug the story in which it would do its harm. Without the bug every one of them ends well.
 
-use bcp_core::failover::{Observation, TicketCommand};
+use bcp_core::failover::{Guard, Observation, TicketCommand};
 use bcp_core::policy::{Mode, Rpo, TicketPolicy, Timing};
 use bcp_core::replica::Item;
 use bcp_wire::Site::{self, A, B, W};
@@ -125,6 +125,32 @@ fn lost_when_stale(world: &mut World) {
     world.power_off(A);
     world.heal();
     world.run(60_000);
+}
+
+fn force(world: &mut World, operator: &str) {
+    let order = TicketCommand::Force { to: B, guard: Guard::Freshness, reason: "drill".to_owned(), expect: None };
+    world.command_by(operator, "rx", order);
+}
+
+fn forced_by_one(world: &mut World) {
+    lost_when_stale(world);
+    for _ in 0..2 {
+        force(world, "op-1");
+        world.run(2_000);
+    }
+    world.run(30_000);
+}
+
+/// The holder is cut off and still serves; two people want the stale standby at once.
+fn forced_while_held(world: &mut World) {
+    far_apart(world);
+    world.cut(A, B);
+    world.run(20_000);
+    world.isolate(A);
+    world.run(1_000);
+    force(world, "op-1");
+    force(world, "op-2");
+    world.run(40_000);
 }
 
 fn there_and_back(world: &mut World) {
@@ -357,6 +383,8 @@ const fn story(bug: Bug) -> Story {
         Bug::OldWordCounted => ("an old word comes again", usual, an_old_word_comes_again),
         Bug::OrdersDoNotCompare => ("an old page", usual, an_old_page),
         Bug::PolicyTakesAway => ("a policy without the holder's site", usual, a_policy_without_the_holder),
+        Bug::ForceByOne => ("lost when the standby is stale, forced by one", usual, forced_by_one),
+        Bug::ForceWithoutWait => ("forced while the holder is cut off", usual, forced_while_held),
         Bug::ObserveActs => ("lost, in mode observe", observed, lost),
         Bug::LossLeavesStep => ("cut off while promoting", usual, cut_off_while_promoting),
         Bug::PromiseOfOneMissing => ("no collectors", pairs, no_collectors),

@@ -7,7 +7,8 @@
 use std::fmt::{self, Write};
 use std::hash::{Hash, Hasher};
 
-use bcp_core::failover::TicketCommand;
+use bcp_core::failover::decide::Cause;
+use bcp_core::failover::{Guard, TicketCommand};
 use bcp_core::policy::Timing;
 use bcp_wire::{Id, Site};
 use stateright::{Model, Property};
@@ -86,6 +87,8 @@ pub enum Act {
     Move(Site),
     Abort,
     Freeze,
+    /// Two operators, one after the other.
+    Force(Site),
 }
 
 /// Feeds the text of a value to a hasher: states hold types that know no hash of their own.
@@ -167,6 +170,10 @@ impl Failover {
             Act::Abort,
             Act::Freeze,
         ]);
+        // Refused where nothing has to be forced: that is no other state than an order that does nothing.
+        if world.in_sync() != Some(true) {
+            acts.extend([Act::Force(Site::B), Act::Force(Site::A)]);
+        }
         if !world.held.is_empty() {
             acts.extend([Act::Release, Act::Repeat]);
         }
@@ -202,6 +209,12 @@ fn happen(world: &mut World, act: Act) {
         }
         Act::Freeze => {
             world.command("rx", TicketCommand::Freeze { reason: reason(), for_ms: 3_000, expect: None });
+        }
+        Act::Force(to) => {
+            for operator in ["op-1", "op-2"] {
+                let order = TicketCommand::Force { to, guard: Guard::Freshness, reason: reason(), expect: None };
+                world.command_by(operator, "rx", order);
+            }
         }
     }
 }
@@ -271,6 +284,14 @@ impl Model for Failover {
         }));
         all.push(Property::sometimes("the failsafe keeps a service", |_, state: &State| state.world.failsafe_used));
         all.push(Property::sometimes("the loss action stops a service", |_, state: &State| state.world.stops > 0));
+        all.push(Property::sometimes("two people force a stale side", |_, state: &State| {
+            let forced = state.world.ticket().is_some_and(|ticket| {
+                let now = ticket.moving.iter().map(|moving| &moving.cause);
+                let before = ticket.history.iter().map(|moved| &moved.cause);
+                now.chain(before).any(|cause| matches!(cause, Cause::Forced { .. }))
+            });
+            forced && state.world.active(&rx()) == [Site::B]
+        }));
         all
     }
 }

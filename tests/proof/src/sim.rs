@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 
-use bcp_core::failover::TicketCommand;
+use bcp_core::failover::{Guard, TicketCommand};
 use bcp_core::policy::{Mode, Policy, Rpo, TicketPolicy, Timing};
 use bcp_wire::Site;
 use bcp_wire::control::{StepKind, StepOutcome};
@@ -225,7 +225,9 @@ fn command(world: &mut World, dice: &mut Dice, to: Site, reason: &impl Fn() -> S
         1 => now,
         _ => now.map(|(epoch, revision)| (epoch, revision.saturating_sub(1 + dice.below(3)))),
     };
-    let command = match dice.below(6) {
+    let (operator, other) = if dice.percent(50) { ("op-1", "op-2") } else { ("op-2", "op-1") };
+    let command = match dice.below(7) {
+        6 => TicketCommand::Force { to, guard: Guard::Freshness, reason: reason(), expect },
         0..=1 => TicketCommand::Move { to, reason: reason(), expect },
         2 => TicketCommand::Abort { reason: reason(), expect },
         3 => TicketCommand::Freeze { reason: reason(), for_ms: 30_000, expect },
@@ -235,8 +237,14 @@ fn command(world: &mut World, dice: &mut Dice, to: Site, reason: &impl Fn() -> S
             None => return "nothing to confirm".to_owned(),
         },
     };
-    let told = format!("command {command:?}");
-    world.command("rx", command);
+    let mut told = format!("command of {operator}: {command:?}");
+    if matches!(command, TicketCommand::Force { .. }) && dice.percent(70) {
+        told.push_str(&format!(", and of {other}"));
+        world.command_by(operator, "rx", command.clone());
+        world.command_by(other, "rx", command);
+        return told;
+    }
+    world.command_by(operator, "rx", command);
     told
 }
 

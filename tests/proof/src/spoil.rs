@@ -1,6 +1,7 @@
 //! What a seeded bug changes on the way between the shipped core, the shipped gates and the wires.
 
-use bcp_core::failover::saga::{Stage, StepState, step_key};
+use bcp_core::failover::decide::Cause;
+use bcp_core::failover::saga::{Move, Stage, StepState, step_key};
 use bcp_core::failover::{TicketCommand, TicketEvent, ticket::Ticket};
 use bcp_core::ledger::{LedgerEntry, LedgerEvent};
 use bcp_core::policy::{Mode, Policy, Timing};
@@ -73,6 +74,15 @@ fn before(replica: &mut Replica, tick: &mut Tick, policy: &mut Policy, bug: Bug)
             for item in &mut tick.items {
                 if let Item::Command(OperatorCommand { verb: CommandVerb::Ticket { command, .. }, .. }) = item {
                     forget_what_was_seen(command);
+                }
+            }
+        }
+        Bug::ForceByOne => {
+            for item in &mut tick.items {
+                if let Item::Command(order) = item
+                    && matches!(order.verb, CommandVerb::Ticket { command: TicketCommand::Force { .. }, .. })
+                {
+                    order.operator = order.key.clone();
                 }
             }
         }
@@ -152,7 +162,8 @@ fn forget_what_was_seen(command: &mut TicketCommand) {
         | TicketCommand::Abort { expect, .. }
         | TicketCommand::Freeze { expect, .. }
         | TicketCommand::Unfreeze { expect, .. }
-        | TicketCommand::Confirm { expect, .. } => *expect = None,
+        | TicketCommand::Confirm { expect, .. }
+        | TicketCommand::Force { expect, .. } => *expect = None,
     }
 }
 
@@ -198,6 +209,17 @@ fn after(replica: &mut Replica, old: &Replica, events: &[TicketEvent], policy: &
                     && matches!(moving.stage, Stage::Sealing { .. })
                 {
                     moving.stage = Stage::Sealing { effective_at: now, until: now };
+                }
+            }
+            Bug::ForceWithoutWait => {
+                let forced = |moving: &&mut Move| matches!(moving.cause, Cause::Forced { .. });
+                if let Some(moving) = ticket.moving.as_mut().filter(forced) {
+                    if matches!(moving.stage, Stage::Sealing { .. }) {
+                        moving.stage = Stage::Sealing { effective_at: now, until: now };
+                    }
+                    if let Some(lease) = ticket.lease.as_mut() {
+                        (lease.expires, lease.clear) = (now, now);
+                    }
                 }
             }
             Bug::WaitOfAcquireAfterOnly => {

@@ -10,7 +10,7 @@ use bcp_proof::invariants::Breach;
 use bcp_proof::{drill, sim};
 
 /// Bug, and the invariants that may catch it. 0: liveness.
-const TABLE: [(Bug, &[u8]); 34] = [
+const TABLE: [(Bug, &[u8]); 36] = [
     (Bug::MarginZero, &[1, 6]),
     (Bug::LeaseFromReceipt, &[1, 16]),
     (Bug::NoWarden, &[1, 16]),
@@ -45,6 +45,8 @@ const TABLE: [(Bug, &[u8]); 34] = [
     (Bug::OldWordCounted, &[21]),
     (Bug::OrdersDoNotCompare, &[22]),
     (Bug::PolicyTakesAway, &[23]),
+    (Bug::ForceByOne, &[8]),
+    (Bug::ForceWithoutWait, &[1, 6]),
 ];
 /// Random runs tried where no drill of its own catches a bug.
 const SEEDS: u64 = 60;

@@ -37,4 +37,8 @@ fn whatever_goes_wrong_the_invariants_hold() {
     checker.assert_any_discovery("the other side takes over");
     checker.assert_any_discovery("the failsafe keeps a service");
     checker.assert_any_discovery("the loss action stops a service");
+    // One fault makes it stale, and to force it is the other.
+    if bounds.faults >= 2 {
+        checker.assert_any_discovery("two people force a stale side");
+    }
 }

@@ -3,7 +3,7 @@
 //! Each runs once per seed: three, or `BCP_SEEDS=FROM..TO`. Hours are played in steps of 250 ms. Not here: 14 (a frozen
 //! virtual machine needs an actuator outside of it), 18 and 19 (the log's own store), certificates of 25 (the listeners).
 
-use bcp_core::failover::TicketCommand;
+use bcp_core::failover::{Guard, TicketCommand};
 use bcp_core::policy::{TicketPolicy, Timing};
 use bcp_proof::invariants::i15;
 use bcp_proof::world::{World, at, passive, policy, rx};
@@ -88,6 +88,35 @@ fn s02_the_same_with_b_latched_stale_no_move_and_an_alarm_with_its_reason() {
         world.power_on(A);
         let back = world.run_until(30_000, |world| world.active(&rx()) == [A]);
         assert!(back.is_some(), "{}", world.story());
+    });
+}
+
+/// Break-glass of the second scenario: two people, once.
+#[test]
+fn s02_two_operators_force_it_and_one_alone_does_not() {
+    each(|world| {
+        world.cut(A, B);
+        world.run(20_000);
+        world.power_off(A);
+        world.heal();
+        world.run(60_000);
+        let force = |world: &mut World, operator: &str| {
+            let reason = format!("{operator} decided");
+            let order = TicketCommand::Force { to: B, guard: Guard::Freshness, reason, expect: None };
+            world.command_by(operator, "rx", order);
+            world.run(20_000);
+        };
+        force(world, "op-1");
+        assert_eq!((world.active(&rx()), world.told("another operator has to ask")), (vec![], 1), "{}", world.story());
+        assert!(world.replica.conditions.contains("ticket-force/rx"));
+        force(world, "op-1");
+        assert_eq!((world.active(&rx()), counter(world)), (vec![], 1), "{}", world.story());
+        force(world, "op-2");
+        assert_eq!((world.active(&rx()), counter(world)), (vec![B], 2), "{}", world.story());
+        world.power_on(A);
+        world.run(60_000);
+        assert_eq!((world.active(&rx()), counter(world)), (vec![B], 2), "{}", world.story());
+        assert!(!world.replica.conditions.contains("ticket-force/rx"));
     });
 }
 

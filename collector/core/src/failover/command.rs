@@ -1,14 +1,14 @@
 //! What operators may do to a ticket.
 //!
 //! Knows: when a command fits the present state. Invariants: every command compares (epoch, revision) before anything else,
-//! unless its operator left them out on purpose; the answer is a sentence, also when it is no; nothing here goes around a
-//! guard.
+//! unless its operator left them out on purpose; the answer is a sentence, also when it is no; nothing goes around a guard
+//! but what two operators `force`.
 
-use bcp_wire::control::Phase;
 use bcp_wire::{Epoch, Id, Site};
 
 use super::decide::{self, Block, Cause, Facts};
 use super::event::{Happened, SYSTEM, TicketEvent};
+use super::force::{self, Guard, Lapse};
 use super::intake::clip;
 use super::saga::Stage;
 use super::ticket::{Freeze, MoveOutcome, Ticket};
@@ -41,6 +41,10 @@ pub enum Refusal {
     NotFrozen { ticket: Id },
     #[error("nothing of {ticket} waits for a confirmation of epoch {epoch}")]
     NothingToConfirm { ticket: Id, epoch: Epoch },
+    #[error("{guard} does not stand in the way of {ticket} there; nothing has to be forced")]
+    NothingToForce { ticket: Id, guard: Guard },
+    #[error("{first} has asked to force {ticket}; another operator has to ask the same")]
+    SamePerson { ticket: Id, first: String },
 }
 
 impl State {
@@ -103,24 +107,28 @@ fn carry_out(
             out.push(by(operator, TicketEvent::Unfrozen { ticket: facts.id.clone(), reason }));
             Ok(format!("{} is no longer frozen", facts.id))
         }
+        TicketCommand::Force { to, guard, reason, expect: _ } => {
+            let who = Operator { name: operator, reason: given(reason)? };
+            force::force(ticket, (*to, *guard), who, facts, out)
+        }
         TicketCommand::Confirm { epoch, expect: _ } => confirm(ticket, operator, *epoch, facts, out),
     }
 }
 
-struct Operator<'a> {
-    name: &'a str,
-    reason: String,
+pub(super) struct Operator<'a> {
+    pub name: &'a str,
+    pub reason: String,
 }
 
 fn given(reason: &str) -> Result<String, Refusal> {
     if reason.trim().is_empty() { Err(Refusal::NoReason) } else { Ok(clip(reason.trim())) }
 }
 
-fn author(operator: &str) -> String {
+pub(super) fn author(operator: &str) -> String {
     format!("operator:{operator}")
 }
 
-fn by(operator: &str, event: TicketEvent) -> Happened {
+pub(super) fn by(operator: &str, event: TicketEvent) -> Happened {
     Happened { author: author(operator), event }
 }
 
@@ -133,7 +141,7 @@ fn compare(ticket: &Ticket, expect: Option<(Epoch, u64)>, id: &Id) -> Result<(),
     }
 }
 
-fn blocked(id: &Id, blocks: &[Block]) -> Refusal {
+pub(super) fn blocked(id: &Id, blocks: &[Block]) -> Refusal {
     let reasons = blocks.iter().map(Block::to_string).collect::<Vec<_>>().join("; ");
     Refusal::Blocked { ticket: id.clone(), reasons }
 }
@@ -152,11 +160,7 @@ fn move_to(
     if ticket.holder == Some(to) && !stuck {
         return Err(Refusal::AlreadyThere { ticket: facts.id.clone(), site: to });
     }
-    let mut blocks = decide::blocks(ticket, to, None, facts);
-    let lease_runs = ticket.lease.is_some_and(|lease| lease.site != to && !lease.expired(facts.now));
-    if ticket.phase == Phase::Free && lease_runs {
-        blocks.push(Block::Busy);
-    }
+    let blocks = decide::blocks_of_order(ticket, to, facts);
     if !blocks.is_empty() {
         return Err(blocked(facts.id, &blocks));
     }
@@ -193,13 +197,17 @@ fn weigh_to(
     Ok(format!("all load of {} goes to site {to}; abort gives the weights back to the rules", facts.id))
 }
 
-/// Undoes a planned move that has not promoted yet, drops a question, or gives weights back to the rules.
+/// Undoes a planned move that has not promoted yet, drops a question or what one operator asked to force, or gives weights
+/// back to the rules.
 fn abort(ticket: &mut Ticket, who: Operator<'_>, facts: Facts<'_>, out: &mut Vec<Happened>) -> Result<String, Refusal> {
     let id = facts.id.clone();
     if ticket.weights_held {
         ticket.weights_held = false;
         ticket.changed();
         return Ok(format!("the weights of {id} follow the rules again"));
+    }
+    if force::drop_asked(ticket, Lapse::TakenBack, author(who.name), facts, out) {
+        return Ok(format!("{id} is not forced"));
     }
     if let Some(pending) = ticket.pending.take() {
         ticket.lapsed = true;

@@ -50,6 +50,12 @@ const CONFIRM: Titles = [
     ("de", "Ticket {} wartet auf eine Bestätigung"),
     ("en", "Ticket {} waits for a confirmation"),
 ];
+const FORCE: Titles = [
+    ("nl", "Ticket {} wacht op een tweede operator"),
+    ("fr", "Le ticket {} attend un second opérateur"),
+    ("de", "Ticket {} wartet auf einen zweiten Bediener"),
+    ("en", "Ticket {} waits for a second operator"),
+];
 const NO_FAILOVER: Titles = [
     ("nl", "Ticket {} kan nu niet overschakelen"),
     ("fr", "Le ticket {} ne peut pas basculer maintenant"),
@@ -122,6 +128,11 @@ fn of_ticket(ticket: &Ticket, facts: Facts<'_>, found: &mut Vec<Condition>) {
     if let Some(pending) = &ticket.pending {
         let explain = format!("{id} should move to site {}: {}", pending.to, pending.cause);
         add("ticket-confirm", Priority::Critical, &CONFIRM, explain);
+    }
+    if let Some(asked) = &ticket.force {
+        let (by, to, guard, reason) = (&asked.by, asked.to, asked.guard, &asked.reason);
+        let explain = format!("{by} asks to force {id} to site {to} around its {guard}: {reason}");
+        add("ticket-force", Priority::High, &FORCE, explain);
     }
     let passive = facts.rule.kind == TicketKind::ActivePassive;
     if passive && ticket.phase == Phase::Free && ticket.lease.is_some() {

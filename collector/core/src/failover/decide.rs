@@ -13,6 +13,7 @@ use bcp_wire::control::Phase;
 use bcp_wire::{Epoch, Id, Site};
 
 use super::event::{Happened, TicketEvent};
+use super::force::{self, Guard, Lapse};
 use super::freshness::{self, Freshness};
 use super::intake::{gate_fresh_ms, system};
 use super::observe::{Board, MAJORITY};
@@ -61,6 +62,13 @@ pub enum Cause {
         name: String,
         cause: Box<Cause>,
     },
+    /// Two operators went around a guard.
+    Forced {
+        first: String,
+        second: String,
+        guard: Guard,
+        reason: String,
+    },
     /// Back to where it came from.
     Undone {
         reason: String,
@@ -77,7 +85,18 @@ impl Cause {
             | Cause::Resumed
             | Cause::Operator { .. }
             | Cause::Confirmed { .. }
+            | Cause::Forced { .. }
             | Cause::Undone { .. } => false,
+        }
+    }
+
+    /// Goes around this guard.
+    #[must_use]
+    pub const fn forces(&self, guarded: Guard) -> bool {
+        match (self, guarded) {
+            (Cause::Forced { guard: Guard::Freshness, .. }, Guard::Freshness)
+            | (Cause::Forced { guard: Guard::Dependency, .. }, Guard::Dependency) => true,
+            (_, Guard::Freshness | Guard::Dependency) => false,
         }
     }
 
@@ -85,7 +104,7 @@ impl Cause {
     #[must_use]
     pub fn must_leave(&self) -> bool {
         match self {
-            Cause::SiteLost { .. } | Cause::ServiceDown { .. } => true,
+            Cause::SiteLost { .. } | Cause::ServiceDown { .. } | Cause::Forced { .. } => true,
             Cause::Confirmed { cause, .. } => cause.must_leave(),
             Cause::FirstGrant | Cause::Resumed | Cause::Operator { .. } | Cause::Undone { .. } => false,
         }
@@ -103,6 +122,9 @@ impl fmt::Display for Cause {
             }
             Cause::Operator { name, reason } => write!(f, "asked by {name}: {reason}"),
             Cause::Confirmed { name, cause } => write!(f, "{cause}, confirmed by {name}"),
+            Cause::Forced { first, second, guard, reason } => {
+                write!(f, "forced around its {guard} by {first} and {second}: {reason}")
+            }
             Cause::Undone { reason } => write!(f, "undone: {reason}"),
         }
     }
@@ -266,6 +288,7 @@ pub(super) fn begin(
         ticket.cooldown_until = Some(facts.now.plus(facts.rule.cooldown_ms));
     }
     ticket.pending = None;
+    force::drop_asked(ticket, Lapse::Moves, author.clone(), facts, out);
     if ticket.phase == Phase::Held {
         progress::drain(ticket, to, cause, author, facts.scene(), out);
     } else {
@@ -348,6 +371,16 @@ pub(super) fn blocks(ticket: &Ticket, to: Site, cause: Option<&Cause>, facts: Fa
     }
     if cause.is_some_and(|cause| cooling(ticket, to, cause, facts)) {
         blocks.push(Block::CoolingDown);
+    }
+    blocks
+}
+
+/// Everything between the ticket and a move to `to` that operators order: the lease of the other side is waited out first.
+pub(super) fn blocks_of_order(ticket: &Ticket, to: Site, facts: Facts<'_>) -> Vec<Block> {
+    let mut blocks = blocks(ticket, to, None, facts);
+    let lease_runs = ticket.lease.is_some_and(|lease| lease.site != to && !lease.expired(facts.now));
+    if ticket.phase == Phase::Free && lease_runs {
+        blocks.push(Block::Busy);
     }
     blocks
 }
@@ -496,6 +529,7 @@ fn keep_since(clocks: &mut BTreeMap<Site, LogTime>, site: Site, running: bool, n
 
 /// Freezes, cool-downs and budgets run out in log time.
 pub(super) fn forget(ticket: &mut Ticket, facts: Facts<'_>, out: &mut Vec<Happened>) {
+    force::forget(ticket, facts, out);
     if ticket.frozen.as_ref().is_some_and(|freeze| facts.now >= freeze.until) {
         ticket.frozen = None;
         ticket.changed();

@@ -6,6 +6,7 @@ use bcp_wire::control::{StepKind, StepOutcome};
 use bcp_wire::{Epoch, Id, Site};
 
 use super::decide::Cause;
+use super::force::{Guard, Lapse};
 use crate::time::LogTime;
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -145,6 +146,25 @@ pub enum TicketEvent {
         epoch: Epoch,
         reason: String,
     },
+    /// One operator asked to go around a guard; another one has to.
+    ForceAsked {
+        ticket: Id,
+        to: Site,
+        epoch: Epoch,
+        guard: Guard,
+        until: LogTime,
+        reason: String,
+    },
+    /// What one operator asked came to nothing.
+    ForceLapsed {
+        ticket: Id,
+        to: Site,
+        epoch: Epoch,
+        guard: Guard,
+        /// Who had asked.
+        by: String,
+        why: Lapse,
+    },
     /// `mode = "observe"`: what would have been done.
     WouldMove {
         ticket: Id,
@@ -218,6 +238,8 @@ impl TicketEvent {
             | E::ConfirmationLapsed { ticket, .. }
             | E::ConfirmationWithdrawn { ticket, .. }
             | E::DrainCancelled { ticket, .. }
+            | E::ForceAsked { ticket, .. }
+            | E::ForceLapsed { ticket, .. }
             | E::WouldMove { ticket, .. }
             | E::Withheld { ticket, .. }
             | E::Weighed { ticket, .. }
@@ -231,7 +253,11 @@ impl TicketEvent {
     pub const fn link(&self) -> Link {
         use TicketEvent as E;
         match self {
-            E::Expired { .. } | E::Closed { .. } | E::DrainStarted { .. } | E::ConfirmationAsked { .. } => Link::Begins,
+            E::Expired { .. }
+            | E::Closed { .. }
+            | E::DrainStarted { .. }
+            | E::ConfirmationAsked { .. }
+            | E::ForceAsked { .. } => Link::Begins,
             E::Released { .. }
             | E::Lapsing { .. }
             | E::Granted { .. }
@@ -245,6 +271,7 @@ impl TicketEvent {
             | E::DrainCancelled { .. }
             | E::ConfirmationLapsed { .. }
             | E::ConfirmationWithdrawn { .. }
+            | E::ForceLapsed { .. }
             | E::Withheld { .. } => Link::Follows,
             E::Latched { .. }
             | E::Frozen { .. }
@@ -334,6 +361,13 @@ impl TicketEvent {
             }
             E::ConfirmationWithdrawn { ticket, to, .. } => {
                 format!("{ticket} need not move to site {to} any more: the question is withdrawn.")
+            }
+            E::ForceAsked { ticket, to, epoch, guard, until, reason } => format!(
+                "{ticket} (epoch {epoch}) is to be forced to site {to} around its {guard}: {reason}; another operator has to ask the same before log time {until}."
+            ),
+            E::ForceLapsed { ticket, to, guard, by, why, .. } => {
+                let why = why.as_str();
+                format!("{ticket} is not forced to site {to} around its {guard} as {by} asked: {why}.")
             }
             E::DrainCancelled { ticket, holder, epoch, reason } => {
                 format!("{ticket} stays at site {holder} under epoch {epoch}; the planned move was given up: {reason}.")

@@ -103,6 +103,11 @@ fn inputs(ticket: &Ticket, facts: Facts<'_>) -> Vec<Input> {
     for (observer, count) in &facts.board.ignored {
         add(&format!("words of the observer at site {observer}"), format!("{count} ignored: twice, or overtaken"));
     }
+    if let Some(asked) = &ticket.force {
+        let (ago, left) = (seconds(facts.now.since(asked.at)), seconds(asked.until.since(facts.now)));
+        let asks = format!("{} asked {ago} ago for site {} around its {}", asked.by, asked.to, asked.guard);
+        add("force", format!("{asks} ({}); another operator has {left}", asked.reason));
+    }
     if let Some(until) = ticket.cooldown_until {
         add("cool-down", format!("another {}", seconds(until.since(facts.now))));
     }

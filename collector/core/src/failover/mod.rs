@@ -13,6 +13,7 @@ mod conditions;
 pub mod decide;
 pub mod event;
 pub mod explain;
+pub mod force;
 pub mod freshness;
 mod intake;
 mod judge;
@@ -33,6 +34,7 @@ use bcp_wire::{Epoch, Id, Site};
 
 pub use command::Refusal;
 pub use event::TicketEvent;
+pub use force::Guard;
 pub use intake::gate_fresh_ms;
 pub use ticket::Ticket;
 pub use view::{CanFailover, Explanation, TicketView};
@@ -100,6 +102,14 @@ pub enum TicketCommand {
         #[serde(default)]
         expect: Option<(Epoch, u64)>,
     },
+    /// Goes around one guard. Asks when it comes from the first operator; done when another one asks the same in time.
+    Force {
+        to: Site,
+        guard: Guard,
+        reason: String,
+        #[serde(default)]
+        expect: Option<(Epoch, u64)>,
+    },
 }
 
 impl TicketCommand {
@@ -111,7 +121,8 @@ impl TicketCommand {
             | TicketCommand::Abort { expect, .. }
             | TicketCommand::Freeze { expect, .. }
             | TicketCommand::Unfreeze { expect, .. }
-            | TicketCommand::Confirm { expect, .. } => *expect,
+            | TicketCommand::Confirm { expect, .. }
+            | TicketCommand::Force { expect, .. } => *expect,
         }
     }
 }

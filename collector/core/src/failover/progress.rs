@@ -8,6 +8,7 @@ use bcp_wire::{Id, Site};
 
 use super::decide::Cause;
 use super::event::{Happened, TicketEvent};
+use super::force::Guard;
 use super::freshness::{self, Freshness};
 use super::intake::system;
 use super::lease::Lease;
@@ -235,7 +236,8 @@ fn lost_while_draining(ticket: &mut Ticket, moving: Move, scene: Scene<'_>, out:
 /// The standby may have fallen behind while the holder stopped: then the ticket goes back instead.
 fn grant_after_drain(ticket: &mut Ticket, mut moving: Move, released: bool, scene: Scene<'_>, out: &mut Vec<Happened>) {
     let freshness = freshness::of(ticket, moving.to, scene.rpo);
-    if freshness != Freshness::Fresh && moving.from.is_some_and(|from| from != moving.to) {
+    let forced = moving.cause.forces(Guard::Freshness);
+    if freshness != Freshness::Fresh && !forced && moving.from.is_some_and(|from| from != moving.to) {
         let reason = format!("the copy at site {} is {} by now", moving.to, freshness.as_str());
         undo(ticket, &mut moving, reason, scene, out);
     }
@@ -343,6 +345,7 @@ fn may_go_back(ticket: &Ticket, moving: &Move, certain: bool, scene: Scene<'_>) 
     let planned = match &moving.cause {
         Cause::Operator { .. } => true,
         Cause::Confirmed { .. }
+        | Cause::Forced { .. }
         | Cause::FirstGrant
         | Cause::Resumed
         | Cause::SiteLost { .. }

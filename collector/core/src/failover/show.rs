@@ -9,7 +9,9 @@ use super::freshness;
 use super::intake::gate_fresh_ms;
 use super::saga::{Stage, Step, StepState};
 use super::ticket::Ticket;
-use super::view::{BudgetView, CanFailover, ConfirmationView, CopyView, GateView, StepView, SyncView, TicketView};
+use super::view::{
+    BudgetView, CanFailover, ConfirmationView, CopyView, ForceView, GateView, StepView, SyncView, TicketView,
+};
 use super::weigh;
 use crate::policy::{LossPolicy, Mode, Policy, TicketKind};
 
@@ -55,6 +57,14 @@ impl State {
                 to: pending.to,
                 epoch: pending.epoch,
                 within_ms: pending.until.since(facts.now),
+            }),
+            force_asked: ticket.force.as_ref().map(|asked| ForceView {
+                to: asked.to,
+                guard: asked.guard,
+                by: asked.by.clone(),
+                reason: asked.reason.clone(),
+                ago_ms: facts.now.since(asked.at),
+                within_ms: asked.until.since(facts.now),
             }),
             weights: ticket.weights.clone(),
             unfenced: rule.mode == Mode::Auto && (rule.accept_unfenced || rule.loss == LossPolicy::Fence),

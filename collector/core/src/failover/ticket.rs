@@ -12,6 +12,7 @@ use bcp_wire::control::{Phase, ServiceFacts};
 use bcp_wire::{Epoch, Id, Site};
 
 use super::decide::Cause;
+use super::force::ForceAsked;
 use super::lease::Lease;
 use super::saga::Move;
 use crate::time::LogTime;
@@ -38,6 +39,9 @@ pub struct Ticket {
     pub copies: BTreeMap<Site, CopyRecord>,
     pub moving: Option<Move>,
     pub frozen: Option<Freeze>,
+    /// One operator has asked to go around a guard; another one has to.
+    #[serde(default)]
+    pub force: Option<ForceAsked>,
     /// A decision that waits for a human (`mode = "confirm"`).
     pub pending: Option<Pending>,
     pub cooldown_until: Option<LogTime>,
@@ -177,6 +181,7 @@ impl Ticket {
             copies: BTreeMap::new(),
             moving: None,
             frozen: None,
+            force: None,
             pending: None,
             cooldown_until: None,
             automatic_moves: Vec::new(),

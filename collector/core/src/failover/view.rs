@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use bcp_wire::control::{Phase, ServiceFacts, StepKind};
 use bcp_wire::{Epoch, Id, Site};
 
+use super::force::Guard;
 use super::freshness::Freshness;
 use super::ticket::{Freeze, MoveRecord};
 use crate::policy::{Mode, TicketKind};
@@ -48,6 +49,9 @@ pub struct TicketView {
     pub budget: BudgetView,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub awaiting_confirmation: Option<ConfirmationView>,
+    /// One operator asked to go around a guard; another one has to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub force_asked: Option<ForceView>,
     /// Active-active: percent per site.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub weights: BTreeMap<Site, u32>,
@@ -135,6 +139,17 @@ pub struct BudgetView {
 pub struct ConfirmationView {
     pub to: Site,
     pub epoch: Epoch,
+    pub within_ms: u64,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ForceView {
+    pub to: Site,
+    pub guard: Guard,
+    /// The first operator.
+    pub by: String,
+    pub reason: String,
+    pub ago_ms: u64,
     pub within_ms: u64,
 }
 

@@ -364,33 +364,19 @@ fn duration_ms(text: &str) -> Option<u64> {
 }
 
 #[cfg(test)]
+#[path = "../../tests/sample/mod.rs"]
+mod sample;
+
+#[cfg(test)]
 mod tests {
     use super::*;
-    use crate::policy::{Rpo, ServicePolicy};
+    use crate::policy::ServicePolicy;
     use std::collections::BTreeMap;
 
-    fn id(text: &str) -> Id {
-        text.parse().unwrap()
-    }
+    use super::sample::{id, passive};
 
     fn ticket() -> TicketPolicy {
-        TicketPolicy {
-            service: id("rx"),
-            kind: TicketKind::ActivePassive,
-            mode: Mode::Auto,
-            sites: vec![Site::A, Site::B],
-            preferred: Some(Site::A),
-            rpo: Rpo::Zero,
-            depends_on: Vec::new(),
-            move_when: vec![MoveWhen::SiteLost],
-            loss: LossPolicy::Stop,
-            gates: BTreeMap::from([(Site::A, vec![id("host-a")]), (Site::B, vec![id("host-b")])]),
-            accept_unfenced: true,
-            confirm_within_ms: 60_000,
-            cooldown_ms: 3_600_000,
-            move_budget: 2,
-            stable_for_ms: 1_800_000,
-        }
+        TicketPolicy { move_when: vec![MoveWhen::SiteLost], ..passive() }
     }
 
     fn policy(tickets: &[(&str, TicketPolicy)]) -> Policy {

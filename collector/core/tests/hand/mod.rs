@@ -3,11 +3,14 @@
 // Each test file uses a part of this, and a test may unwrap.
 #![allow(dead_code, clippy::unwrap_used)]
 
+#[path = "../sample/mod.rs"]
+mod sample;
+
 use std::collections::BTreeMap;
 
 use bcp_core::failover::{Observation, Sight, Ticket, TicketCommand};
 use bcp_core::ledger::LedgerEntry;
-use bcp_core::policy::{LossPolicy, Mode, MoveWhen, Policy, Rpo, ServicePolicy, TicketKind, TicketPolicy, Timing};
+use bcp_core::policy::{Policy, ServicePolicy, TicketKind, TicketPolicy, Timing};
 use bcp_core::replica::{CommandVerb, Item, OperatorCommand, Replica, Tick};
 use bcp_core::status::{ServiceSight, ServiceStatus, ServiceVotes};
 use bcp_core::time::Wall;
@@ -15,29 +18,10 @@ use bcp_wire::control::{
     CopyRole, GateSync, ServiceFacts, StepOrder, StepOutcome, StepReport, TicketAnswer, TicketSync,
 };
 use bcp_wire::{Epoch, Id, Site};
-
-pub fn id(text: &str) -> Id {
-    text.parse().unwrap()
-}
+pub use sample::{id, passive};
 
 pub fn ticket(kind: TicketKind) -> TicketPolicy {
-    TicketPolicy {
-        service: id("rx"),
-        kind,
-        mode: Mode::Auto,
-        sites: vec![Site::A, Site::B],
-        preferred: Some(Site::A),
-        rpo: Rpo::Zero,
-        depends_on: Vec::new(),
-        move_when: vec![MoveWhen::SiteLost, MoveWhen::ServiceDown { for_ms: 30_000 }],
-        loss: LossPolicy::Stop,
-        gates: BTreeMap::from([(Site::A, vec![id("host-a")]), (Site::B, vec![id("host-b")])]),
-        accept_unfenced: true,
-        confirm_within_ms: 60_000,
-        cooldown_ms: 3_600_000,
-        move_budget: 2,
-        stable_for_ms: 1_800_000,
-    }
+    TicketPolicy { kind, ..passive() }
 }
 
 pub fn policy(tickets: &[(&str, TicketPolicy)]) -> Policy {
@@ -216,10 +200,14 @@ impl Hand {
     }
 
     pub fn command(&mut self, name: &str, command: TicketCommand) -> bool {
+        self.command_by("op-1", name, command)
+    }
+
+    pub fn command_by(&mut self, operator: &str, name: &str, command: TicketCommand) -> bool {
         self.nonce += 1;
         let key = format!("k{}", self.nonce);
         let verb = CommandVerb::Ticket { ticket: id(name), command };
-        self.tick(0, vec![Item::Command(OperatorCommand { key: key.clone(), operator: "op-1".into(), verb })]);
+        self.tick(0, vec![Item::Command(OperatorCommand { key: key.clone(), operator: operator.into(), verb })]);
         self.replica.result_of(&key).is_some_and(|result| result.ok)
     }
 

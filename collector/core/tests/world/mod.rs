@@ -8,53 +8,28 @@
 
 pub mod gate;
 pub mod invariants;
+#[path = "../sample/mod.rs"]
+pub mod sample;
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use bcp_core::failover::{Observation, Sight, TicketCommand};
 use bcp_core::ledger::LedgerEntry;
-use bcp_core::policy::{LossPolicy, Mode, MoveWhen, Policy, Rpo, ServicePolicy, TicketKind, TicketPolicy, Timing};
+use bcp_core::policy::{Policy, ServicePolicy, TicketPolicy, Timing};
 use bcp_core::replica::{CommandResult, CommandVerb, Item, OperatorCommand, Replica, Tick};
 use bcp_core::status::{ServiceSight, ServiceStatus, ServiceVotes};
 use bcp_core::time::Wall;
+use bcp_wire::Site;
 use bcp_wire::control::{GateSync, TicketAnswer};
-use bcp_wire::{Id, Site};
 
 use gate::Gate;
 use invariants::Watch;
+pub use sample::{passive, rx};
 
 pub const STEP_MS: u64 = 50;
 /// A decider hears nothing of a site for this long before it calls it silent.
 const SILENT_MS: u64 = 3_900;
 const ELECT_MS: u64 = 1_500;
-
-pub fn id(text: &str) -> Id {
-    text.parse().unwrap()
-}
-
-pub fn rx() -> Id {
-    id("rx")
-}
-
-pub fn passive() -> TicketPolicy {
-    TicketPolicy {
-        service: rx(),
-        kind: TicketKind::ActivePassive,
-        mode: Mode::Auto,
-        sites: vec![Site::A, Site::B],
-        preferred: Some(Site::A),
-        rpo: Rpo::Zero,
-        depends_on: Vec::new(),
-        move_when: vec![MoveWhen::SiteLost, MoveWhen::ServiceDown { for_ms: 30_000 }],
-        loss: LossPolicy::Stop,
-        gates: BTreeMap::from([(Site::A, vec![id("host-a")]), (Site::B, vec![id("host-b")])]),
-        accept_unfenced: true,
-        confirm_within_ms: 60_000,
-        cooldown_ms: 3_600_000,
-        move_budget: 2,
-        stable_for_ms: 1_800_000,
-    }
-}
 
 pub fn policy(ticket: TicketPolicy) -> Policy {
     Policy {

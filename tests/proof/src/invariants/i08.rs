@@ -1,24 +1,55 @@
-//! I8: with rpo zero a ticket moves only to the last writer itself or to a copy latched in sync.
+//! I8: with rpo zero a ticket moves only to the last writer itself or to a copy latched in sync, unless two different operators
+//! forced it for that very epoch.
 
-use bcp_core::failover::TicketEvent;
+use std::collections::{BTreeMap, BTreeSet};
+
+use bcp_core::failover::decide::Cause;
+use bcp_core::failover::{Guard, TicketCommand, TicketEvent};
 use bcp_core::policy::Rpo;
+use bcp_core::replica::{CommandVerb, Item};
+use bcp_wire::{Epoch, Id};
 
 use super::{Applied, Invariant, Verdict};
 
 #[derive(Debug, Clone, Default)]
 pub struct OnlyInSync {
     /// What the copies had said by themselves, before anything was decided: (ticket, in sync).
-    said: std::collections::BTreeMap<bcp_wire::Id, bool>,
+    said: BTreeMap<Id, bool>,
+    /// Who asked to force a ticket, and at which epoch.
+    forced_by: BTreeMap<Id, BTreeSet<(Epoch, String)>>,
+}
+
+impl OnlyInSync {
+    fn two(&self, ticket: &Id, epoch: Epoch) -> Verdict {
+        let people = self.forced_by.get(ticket).into_iter().flatten().filter(|(at, _)| *at == epoch).count();
+        if people < 2 { Err(format!("{ticket} was forced at {epoch} by {people} operator")) } else { Ok(()) }
+    }
 }
 
 impl Invariant for OnlyInSync {
     const NUMBER: u8 = 8;
 
     fn tick(&mut self, seen: &Applied<'_>) -> Verdict {
+        for item in &seen.tick.items {
+            let Item::Command(order) = item else { continue };
+            let CommandVerb::Ticket { ticket, command: TicketCommand::Force { .. } } = &order.verb else { continue };
+            let epoch = seen.before.failover.tickets.get(ticket).map_or(Epoch::NONE, |ticket| ticket.epoch);
+            self.forced_by.entry(ticket.clone()).or_default().insert((epoch, order.operator.clone()));
+        }
         for event in seen.ticket_events() {
             match event {
                 TicketEvent::Latched { ticket, in_sync, .. } => {
                     self.said.insert(ticket.clone(), *in_sync);
+                }
+                TicketEvent::DrainStarted { ticket, epoch, cause: Cause::Forced { .. }, .. } => {
+                    self.two(ticket, *epoch)?
+                }
+                TicketEvent::Granted { ticket, epoch, cause: Cause::Forced { guard, .. }, .. } => {
+                    let before = seen.before.failover.tickets.get(ticket).map_or(*epoch, |ticket| ticket.epoch);
+                    self.two(ticket, before)?;
+                    if *guard == Guard::Freshness {
+                        self.said.remove(ticket);
+                    }
                 }
                 TicketEvent::Granted { ticket, holder, .. } => {
                     let zero = seen.policy.tickets.get(ticket).is_some_and(|rule| rule.rpo == Rpo::Zero);

@@ -18,7 +18,11 @@ impl Invariant for DependenciesFirst {
             // A move that is undone goes back whatever else happened meanwhile.
             if matches!(
                 cause,
-                Cause::Undone { .. } | Cause::Operator { .. } | Cause::ServiceDown { .. } | Cause::Confirmed { .. }
+                Cause::Undone { .. }
+                    | Cause::Operator { .. }
+                    | Cause::ServiceDown { .. }
+                    | Cause::Confirmed { .. }
+                    | Cause::Forced { .. }
             ) {
                 continue;
             }

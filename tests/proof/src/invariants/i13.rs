@@ -51,7 +51,7 @@ impl Invariant for FrozenStays {
         for event in seen.ticket_events() {
             let (ticket, asked) = match event {
                 TicketEvent::Granted { ticket, cause, .. } | TicketEvent::DrainStarted { ticket, cause, .. } => {
-                    (ticket, matches!(cause, Cause::Operator { .. } | Cause::Confirmed { .. }))
+                    (ticket, matches!(cause, Cause::Operator { .. } | Cause::Confirmed { .. } | Cause::Forced { .. }))
                 }
                 _ => continue,
             };

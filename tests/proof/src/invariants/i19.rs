@@ -22,7 +22,8 @@ impl Invariant for ObserveOnly {
             };
             let observed = seen.policy.tickets.get(ticket).is_some_and(|rule| rule.mode == Mode::Observe);
             let under_way = seen.before.failover.tickets.get(ticket).is_some_and(|old| old.moving.is_some());
-            if observed && !under_way && !matches!(cause, Cause::Operator { .. }) {
+            let ordered = matches!(cause, Cause::Operator { .. } | Cause::Forced { .. });
+            if observed && !under_way && !ordered {
                 return Err(format!("{ticket} was changed for {cause} in mode observe"));
             }
         }
