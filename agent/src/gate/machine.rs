@@ -18,7 +18,7 @@ mod terms;
 use std::collections::BTreeSet;
 
 use bcp_wire::Epoch;
-use bcp_wire::control::{ServiceFacts, StepOrder, StepOutcome, TicketAnswer, TicketSync};
+use bcp_wire::control::{ServiceFacts, StepKind, StepOrder, StepOutcome, StepReport, TicketAnswer, TicketSync};
 
 use super::record::{BootMs, Record};
 pub use terms::{Action, Event, FoundDeadline, Peer, Terms, TicketFigures};
@@ -76,7 +76,10 @@ struct Round {
 pub struct Machine {
     terms: Terms,
     record: Record,
+    /// As last handed out to be stored.
     stored: Record,
+    /// As it is on the disk for certain.
+    durable: Record,
     lease: Option<Lease>,
     job: Job,
     round: Option<Round>,
@@ -98,6 +101,7 @@ impl Machine {
         });
         let mut machine = Machine {
             stored: record.clone(),
+            durable: record.clone(),
             record,
             lease,
             job: Job::Idle,
@@ -120,8 +124,11 @@ impl Machine {
     /// One event. The actions are to be carried out in order.
     pub fn step(&mut self, now: BootMs, event: Event) -> Vec<Action> {
         let mut out = Vec::new();
-        // What time did comes first: no event may find a lease that has run out.
-        self.judge(now, &mut out);
+        // What time did comes first: no event may find a lease that has run out. Save for another's record: what this machine
+        // believes counts no more, and acting on it would overwrite the record before it is looked at.
+        if !matches!(event, Event::RecordFound(_)) {
+            self.judge(now, &mut out);
+        }
         match event {
             Event::Ticked { dice } => self.ticked(now, dice, &mut out),
             Event::RecordFound(record) => self.record_found(now, *record, &mut out),
@@ -221,15 +228,13 @@ impl Machine {
     }
 
     fn extend(&mut self, now: BootMs, epoch: Epoch, sent: BootMs, confirmed: bool, out: &mut Vec<Action>) {
-        let mut deadline = sent.plus(self.terms.timing.ttl_holder_ms);
-        if let Some(lease) = self.lease_now(now).filter(|lease| lease.epoch == epoch) {
-            deadline = deadline.max(lease.deadline);
-        }
-        let lease = Lease { epoch, deadline, confirmed };
-        if now.plus(LOSS_LEAD_MS) >= deadline || self.lease == Some(lease) {
+        let deadline = sent.plus(self.terms.timing.ttl_holder_ms);
+        // What reaches no further than the lease changes nothing of it: an old answer does not confirm what rests on promises.
+        let known = self.lease_now(now).is_some_and(|lease| lease.epoch == epoch && lease.deadline >= deadline);
+        if now.plus(LOSS_LEAD_MS) >= deadline || known {
             return;
         }
-        self.lease = Some(lease);
+        self.lease = Some(Lease { epoch, deadline, confirmed });
         self.commit(out);
         out.push(Action::NoteDeadline { epoch, deadline });
     }
@@ -238,7 +243,13 @@ impl Machine {
     fn record_found(&mut self, now: BootMs, record: Record, out: &mut Vec<Action>) {
         let stopped = self.record.may_run && !record.may_run;
         self.stored = record.clone();
+        self.durable = record.clone();
+        // What was closed stays so, also where the disk did not take it.
+        let closed = self.record.closed && self.record.epoch == record.epoch;
         self.record = record;
+        self.record.closed |= closed;
+        // A lease of an epoch that never reached the disk.
+        self.lease = self.lease.filter(|lease| lease.epoch <= self.record.epoch);
         if self.record.closed {
             self.lease = None;
             self.round = None;
@@ -339,18 +350,31 @@ impl Machine {
         out.push(Action::SyncNow);
     }
 
-    /// This ticket's part of the next request.
+    /// This ticket's part of the next request. What another site would begin upon is told once it is on the disk: a gate
+    /// that says "closed" and starts anew must still know it.
     #[must_use]
     pub fn sync_part(&self, facts: Option<ServiceFacts>) -> TicketSync {
+        let (record, durable) = (&self.record, &self.durable);
+        let is_kept = durable.epoch == record.epoch && durable.closed && !durable.may_run;
+        let may_be_told = |report: &&StepReport| {
+            let frees = matches!(report.kind, StepKind::Stop | StepKind::Seal)
+                && matches!(report.outcome, StepOutcome::Done | StepOutcome::Already);
+            !frees || durable.reports.iter().chain(&durable.done).any(|kept| kept.key == report.key)
+        };
         TicketSync {
             ticket: self.terms.ticket.clone(),
-            seen: self.record.epoch,
-            closed: self.record.closed && !self.record.may_run && !self.is_stopping(),
-            renew: (self.holds() && !self.is_stopping()).then_some(self.record.epoch),
-            reports: self.record.reports.clone(),
+            seen: durable.epoch,
+            closed: is_kept && record.closed && !record.may_run && !self.is_stopping(),
+            renew: (self.holds() && !self.is_stopping()).then_some(record.epoch),
+            reports: record.reports.iter().filter(may_be_told).cloned().collect(),
             facts,
             trouble: self.trouble.clone(),
         }
+    }
+
+    /// This record is on the disk.
+    pub fn saved(&mut self, record: &Record) {
+        self.durable = record.clone();
     }
 
     /// The last record could not be stored; the next step hands it out again.

@@ -50,6 +50,8 @@ pub enum Bug {
     AnsweredBeforeLogged,
     /// One stop report of two is taken as a clean release.
     MissingReportTakenClean,
+    /// A gate tells that it closed an epoch although its disk did not take that.
+    UnstoredIsTold,
     /// A drain stops the service and leaves its epoch open.
     DrainLeavesOpen,
     /// The loss action leaves a running step alone.
@@ -81,7 +83,7 @@ pub enum Bug {
 }
 
 impl Bug {
-    pub const ALL: [Bug; 36] = [
+    pub const ALL: [Bug; 37] = [
         Bug::MarginZero,
         Bug::LeaseFromReceipt,
         Bug::NoWarden,
@@ -104,6 +106,7 @@ impl Bug {
         Bug::RenewalStampedBeforeTick,
         Bug::AnsweredBeforeLogged,
         Bug::MissingReportTakenClean,
+        Bug::UnstoredIsTold,
         Bug::DrainLeavesOpen,
         Bug::LossLeavesStep,
         Bug::PromiseOfOneMissing,

@@ -50,8 +50,10 @@ fn observed(bug: Option<Bug>) -> World {
 
 /// The holder's clock as slow, the log's as fast as they may be; every stop takes as long as it may.
 fn far_apart(world: &mut World) {
+    let now = world.now();
     for host in &mut world.hosts {
-        (host.rate, host.slow_stops) = (990, true);
+        host.run_at(990, now);
+        host.slow_stops = true;
     }
     for decider in &mut world.deciders {
         decider.rate = 1_010;
@@ -172,6 +174,12 @@ fn an_old_answer(world: &mut World) {
 fn one_gate_of_two_stops(world: &mut World) {
     world.hosts[1].paused = true;
     world.run(500);
+    move_to(world, B);
+    world.run(40_000);
+}
+
+fn moved_with_a_full_disk(world: &mut World) {
+    world.hosts[0].disk_full = true;
     move_to(world, B);
     world.run(40_000);
 }
@@ -371,6 +379,7 @@ const fn story(bug: Bug) -> Story {
         Bug::LowerEpochAccepted => ("an old answer", usual, an_old_answer),
         Bug::DrainLeavesOpen => ("there and back", usual, there_and_back),
         Bug::MissingReportTakenClean => ("one gate of two stops", pairs, one_gate_of_two_stops),
+        Bug::UnstoredIsTold => ("moved while the holder's disk is full", usual, moved_with_a_full_disk),
         Bug::FreezeEndsRenewals => ("frozen", usual, frozen),
         Bug::BudgetNotCounted => ("lost three times", restless, lost_three_times),
         Bug::BudgetNotReset => ("a budget used up, its freeze lifted", restless, lifted),

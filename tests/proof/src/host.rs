@@ -36,7 +36,8 @@ struct Request {
     sent: BootMs,
     sent_real: u64,
     reported: BTreeMap<Id, Vec<String>>,
-    asked_alone: bool,
+    /// Tickets whose service has still the wish to go on alone that it had then.
+    asked_alone: BTreeSet<Id>,
     confirmed: bool,
 }
 
@@ -125,6 +126,8 @@ pub enum Note {
 pub struct Post {
     pub machine: Option<Machine>,
     pub disk: Record,
+    /// The number of the record on the disk when the gate last looked or wrote.
+    version: u64,
     pub file: Option<FoundDeadline>,
     pub step: Option<Running>,
     /// The gate's own stop ends then.
@@ -150,7 +153,7 @@ pub struct Host {
     /// Tells its nonces from those of others where there are no dice.
     mark: u8,
     /// Parts per thousand: 990 to 1010 is what the design allows.
-    pub rate: u64,
+    rate: u64,
     pub powered: bool,
     /// Agent process stopped (SIGSTOP): its warden and its programs go on.
     pub paused: bool,
@@ -163,7 +166,8 @@ pub struct Host {
     peers: BTreeSet<Peer>,
     pub timing: Timing,
     pub failsafe: bool,
-    booted_at: u64,
+    /// A real moment, and what the clock showed then.
+    since: (u64, u64),
     boots: u32,
     requests: VecDeque<Request>,
     next_sync: u64,
@@ -201,7 +205,7 @@ impl Host {
             peers,
             timing,
             failsafe: true,
-            booted_at: 0,
+            since: (0, 1),
             boots: 1,
             requests: VecDeque::new(),
             next_sync: 0,
@@ -215,6 +219,7 @@ impl Host {
             let post = Post {
                 machine: None,
                 disk: Record::default(),
+                version: 0,
                 file: None,
                 step: None,
                 stop: None,
@@ -234,13 +239,30 @@ impl Host {
 
     #[must_use]
     pub fn clock(&self, real: u64) -> BootMs {
-        BootMs(real.saturating_sub(self.booted_at) * self.rate / 1_000 + 1)
+        let (from, showed) = self.since;
+        BootMs(showed + real.saturating_sub(from) * self.rate / 1_000)
     }
 
     /// The first real moment at which the clock shows `local`.
     #[must_use]
     pub fn real_of(&self, local: BootMs) -> u64 {
-        self.booted_at + (local.0.saturating_sub(1) * 1_000).div_ceil(self.rate)
+        let (from, showed) = self.since;
+        match local.0.checked_sub(showed) {
+            Some(ahead) => from + (ahead * 1_000).div_ceil(self.rate),
+            // Long ago, at a pace that is not known any more: near enough for what is over.
+            None => from.saturating_sub((showed - local.0) * 1_000 / self.rate),
+        }
+    }
+
+    #[must_use]
+    pub const fn rate(&self) -> u64 {
+        self.rate
+    }
+
+    /// The clock goes on from what it shows, at another pace: it never jumps.
+    pub fn run_at(&mut self, rate: u64, now: u64) {
+        self.since = (now, self.clock(now).0);
+        self.rate = rate;
     }
 
     #[must_use]
@@ -306,6 +328,7 @@ impl Host {
             let machine = Machine::new(terms, post.disk.clone(), found, clock);
             let (found, taken) = (post.file.map(|file| file.deadline), machine.figures().deadline);
             play.wishes.notes.push(Note::Started { ticket: id, found, taken });
+            post.version = post.disk.writes;
             post.machine = Some(machine);
         }
         // Gates do not ask in step.
@@ -326,7 +349,7 @@ impl Host {
         if self.powered {
             return;
         }
-        (self.powered, self.booted_at) = (true, play.now);
+        (self.powered, self.since) = (true, (play.now, 1));
         self.boots += 1;
         for post in self.posts.values_mut() {
             (post.copy.in_sync, post.copy.alone, post.copy.wants_alone) = (false, false, false);

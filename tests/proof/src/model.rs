@@ -116,7 +116,7 @@ impl Failover {
     fn settled(&self, gate_rate: u64, log_rate: u64) -> World {
         let mut world = World::new(policy(TIMING, &[("rx", passive())]), STEP_MS, None, self.bug);
         for host in &mut world.hosts {
-            host.rate = gate_rate;
+            host.run_at(gate_rate, 0);
         }
         for decider in &mut world.deciders {
             decider.rate = log_rate;

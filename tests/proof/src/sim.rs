@@ -168,8 +168,9 @@ fn trouble(world: &mut World, dice: &mut Dice, (site, serving): (Site, Site), re
             "a held message arrives".to_owned()
         }
         5 => {
-            world.hosts[gate].rate = 990 + dice.below(21);
-            format!("gate {gate} runs at {}", world.hosts[gate].rate)
+            let (rate, now) = (990 + dice.below(21), world.now());
+            world.hosts[gate].run_at(rate, now);
+            format!("gate {gate} runs at {rate}")
         }
         6 => {
             world.deciders[at(site)].rate = 990 + dice.below(21);

@@ -10,7 +10,7 @@ use bcp_proof::invariants::Breach;
 use bcp_proof::{drill, sim};
 
 /// Bug, and the invariants that may catch it. 0: liveness.
-const TABLE: [(Bug, &[u8]); 36] = [
+const TABLE: [(Bug, &[u8]); 37] = [
     (Bug::MarginZero, &[1, 6]),
     (Bug::LeaseFromReceipt, &[1, 16]),
     (Bug::NoWarden, &[1, 16]),
@@ -33,6 +33,7 @@ const TABLE: [(Bug, &[u8]); 36] = [
     (Bug::RenewalStampedBeforeTick, &[1, 6]),
     (Bug::AnsweredBeforeLogged, &[16]),
     (Bug::MissingReportTakenClean, &[1, 6]),
+    (Bug::UnstoredIsTold, &[6]),
     (Bug::DrainLeavesOpen, &[2]),
     (Bug::LossLeavesStep, &[1, 16]),
     (Bug::PromiseOfOneMissing, &[1, 16]),

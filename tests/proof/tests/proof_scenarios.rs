@@ -294,8 +294,10 @@ fn s15_the_wall_clock_jumps_and_nothing_happens() {
 fn s16_clocks_that_drift_by_one_percent_keep_to_one_active_side() {
     for (gates, log) in [(990, 1_010), (1_010, 990)] {
         each(|world| {
+            let now = world.now();
             for host in &mut world.hosts {
-                (host.rate, host.slow_stops) = (gates, true);
+                host.run_at(gates, now);
+                host.slow_stops = true;
             }
             for decider in &mut world.deciders {
                 decider.rate = log;

@@ -21,7 +21,7 @@ fn seeds(usual: Range<u64>) -> Range<u64> {
 
 #[test]
 fn no_invariant_breaks_and_somebody_serves_in_the_end() {
-    let (began, range) = (Instant::now(), seeds(1..121));
+    let (began, range) = (Instant::now(), seeds(1..401));
     let threads = std::thread::available_parallelism().map_or(1, |n| n.get() as u64);
     let workers: Vec<_> = (0..threads)
         .map(|worker| {

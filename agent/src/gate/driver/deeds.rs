@@ -65,10 +65,13 @@ impl Gate {
             let Some(post) = self.posts.get_mut(id) else { break };
             match action {
                 Action::Persist(record) => {
-                    if let Err(error) = post.store.write(&record) {
-                        tracing::error!(%error, ticket = %id, "the record cannot be stored; nothing is begun on it");
-                        post.machine.not_stored();
-                        stored = false;
+                    match post.store.write(&record) {
+                        Ok(()) => post.machine.saved(&record),
+                        Err(error) => {
+                            tracing::error!(%error, ticket = %id, "the record cannot be stored; nothing is begun on it");
+                            post.machine.not_stored();
+                            stored = false;
+                        }
                     }
                     post.version = post.store.version();
                 }

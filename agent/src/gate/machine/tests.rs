@@ -5,7 +5,9 @@ mod random;
 
 use std::collections::BTreeSet;
 
-use bcp_wire::control::{Phase, PromiseAsk, PromiseVerdict, StepKind, StepOrder, StepOutcome, TicketAnswer};
+use bcp_wire::control::{
+    Phase, PromiseAsk, PromiseVerdict, StepKind, StepOrder, StepOutcome, TicketAnswer, TicketSync,
+};
 use bcp_wire::{Epoch, Site};
 
 use super::{Action, Event, FoundDeadline, Machine, Peer, Terms};
@@ -121,6 +123,7 @@ impl World {
                 assert!(record.epoch > self.disk.epoch || !self.disk.closed || record.closed, "closed stays closed");
                 assert!(record.writes > self.disk.writes);
                 self.disk = (**record).clone();
+                self.machine.saved(record);
             }
             Action::NoteDeadline { epoch, deadline } => {
                 assert_eq!(*epoch, self.disk.epoch, "a lease only of the stored epoch");
@@ -422,4 +425,45 @@ fn a_record_that_was_not_stored_is_handed_out_again() {
     world.machine.not_stored();
     let actions = world.machine.step(BootMs(100_100), Event::Ticked { dice: 1 });
     assert!(matches!(actions.first(), Some(Action::Persist(_))));
+}
+
+#[test]
+fn a_record_that_was_found_counts_before_time_does() {
+    let mut world = World::active(100_000);
+    let on_disk = world.disk.clone();
+    // Its disk takes nothing: epoch 2 is adopted in memory alone.
+    let mut unsaved = world.machine.clone();
+    unsaved.step(BootMs(100_100), answered(100_050, u64::MAX, answer(2, Site::A, true, None)));
+    unsaved.not_stored();
+    // Paused until after its lease; meanwhile the warden closed what the disk knows.
+    world.now = 100_100 + 2 * TTL;
+    world.machine = unsaved;
+    let found = closed_by_the_warden(on_disk);
+    world.disk = found.clone();
+    world.event(Event::RecordFound(Box::new(found)));
+    assert_eq!(world.machine.record(), &world.disk, "what is on the disk is what the machine knows");
+    world.answered(answer(2, Site::A, false, None));
+    world.answered(answer(1, Site::A, false, None));
+    assert!(world.disk.epoch == epoch(2));
+}
+
+fn closed_by_the_warden(record: Record) -> Record {
+    Record { writes: record.writes + 1, closed: true, may_run: false, promoted: None, ..record }
+}
+
+#[test]
+fn what_is_not_on_the_disk_frees_nobody() {
+    let world = World::active(100_000);
+    let mut unsaved = world.machine.clone();
+    let counter = unsaved.record().epoch.counter;
+    let stop = order(StepKind::Stop, counter, Site::A);
+    unsaved.step(BootMs(100_100), answered(100_050, u64::MAX, answer(counter, Site::A, true, Some(stop))));
+    unsaved.step(BootMs(100_200), Event::StopEnded { verified: true, detail: None });
+    let told = unsaved.sync_part(None);
+    let stops = |told: &TicketSync| told.reports.iter().filter(|report| report.kind == StepKind::Stop).count();
+    assert!(!told.closed && stops(&told) == 0 && told.renew.is_none(), "{told:?}");
+    let kept = unsaved.record().clone();
+    unsaved.saved(&kept);
+    let told = unsaved.sync_part(None);
+    assert!(told.closed && stops(&told) == 1, "{told:?}");
 }

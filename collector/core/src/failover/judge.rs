@@ -1,7 +1,9 @@
 //! One tick of all tickets.
 //!
 //! Knows: the order (policy, then expiry and moves, then decisions) in which a tick is judged. Invariant: the result is a
-//! function of the state and the tick alone; tickets are taken in the order of their names.
+//! function of the state and the tick alone; tickets are taken in the order of their names, after those they depend on.
+
+use std::collections::BTreeSet;
 
 use bcp_wire::{Id, Site};
 
@@ -51,8 +53,7 @@ impl State {
 
     /// Judges expiry, moves and causes of every ticket.
     pub(crate) fn judge(&mut self, policy: &Policy, out: &mut Vec<Happened>) {
-        let ids: Vec<Id> = self.tickets.keys().cloned().collect();
-        for id in ids {
+        for id in self.dependencies_first(policy) {
             let Some(mut ticket) = self.tickets.remove(&id) else { continue };
             match policy.tickets.get(&id) {
                 Some(rule) => {
@@ -73,6 +74,24 @@ impl State {
             }
             self.tickets.insert(id, ticket);
         }
+    }
+
+    /// A ticket comes after those it depends on: one that begins to leave in this tick must not be counted as there.
+    fn dependencies_first(&self, policy: &Policy) -> Vec<Id> {
+        let needs = |id: &Id| policy.tickets.get(id).map_or(&[][..], |rule| &rule.depends_on[..]);
+        let (mut order, mut placed) = (Vec::with_capacity(self.tickets.len()), BTreeSet::new());
+        let mut waiting: Vec<&Id> = self.tickets.keys().collect();
+        while !waiting.is_empty() {
+            let is_ready =
+                |id: &&Id| needs(id).iter().all(|other| placed.contains(other) || !self.tickets.contains_key(other));
+            let (ready, later): (Vec<&Id>, Vec<&Id>) = waiting.into_iter().partition(is_ready);
+            // A policy with a circle is refused; were there one, names decide.
+            let (next, rest) = if ready.is_empty() { (later, Vec::new()) } else { (ready, later) };
+            placed.extend(next.iter().copied());
+            order.extend(next.into_iter().cloned());
+            waiting = rest;
+        }
+        order
     }
 
     pub(super) fn facts<'a>(&'a self, policy: &'a Policy, id: &'a Id) -> Option<(&'a Ticket, Facts<'a>)> {

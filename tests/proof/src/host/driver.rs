@@ -36,6 +36,7 @@ impl Host {
             if step.order.kind == StepKind::Promote && matches!(outcome, StepOutcome::Done | StepOutcome::Already) {
                 post.running = Some(step.order.epoch);
                 (post.copy.in_sync, post.copy.alone, post.copy.wants_alone) = (false, false, true);
+                self.wish_ended(id);
             }
             let key = step.order.key.clone();
             play.wishes.notes.push(Note::Ended { ticket: id.clone(), order: step.order, outcome });
@@ -78,10 +79,12 @@ impl Host {
         }
         let mut events = std::mem::take(&mut post.pending);
         if let Some(machine) = &post.machine
-            && *machine.stored() != post.disk
-            && !self.disk_full
+            && post.version != post.disk.writes
         {
-            events.push_front((Event::RecordFound(Box::new(post.disk.clone())), None));
+            post.version = post.disk.writes;
+            if *machine.stored() != post.disk {
+                events.push_front((Event::RecordFound(Box::new(post.disk.clone())), None));
+            }
         }
         events.push_back((event, nonce));
         while let Some((event, nonce)) = events.pop_front() {
@@ -109,14 +112,21 @@ impl Host {
             let Some(post) = self.posts.get_mut(id) else { return };
             match action {
                 Action::Persist(record) => {
-                    if self.disk_full {
-                        if let Some(machine) = post.machine.as_mut() {
+                    let kept = !self.disk_full || play.bug == Some(Bug::UnstoredIsTold);
+                    if let Some(machine) = post.machine.as_mut() {
+                        if kept {
+                            machine.saved(&record);
+                        }
+                        if self.disk_full {
                             machine.not_stored();
                         }
+                    }
+                    if self.disk_full {
                         stored = false;
                         continue;
                     }
                     let before = std::mem::replace(&mut post.disk, (*record).clone());
+                    post.version = post.disk.writes;
                     if let Some(promise) = record.promise.filter(|promise| before.promise.as_ref() != Some(promise)) {
                         let (until, epoch) = (self.real_of(promise.until), promise.epoch);
                         play.wishes.notes.push(Note::Promised { ticket: id.clone(), epoch, until });

@@ -1,6 +1,6 @@
 //! Requests of a gate and what their answers lead to, in the order of `agent/src/gate/driver/requests.rs`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use bcp_agent::gate::machine::{Event, Machine};
 use bcp_agent::gate::record::BootMs;
@@ -33,13 +33,15 @@ impl Host {
             sent: self.clock(now),
             sent_real: now,
             reported: BTreeMap::new(),
-            asked_alone: false,
+            asked_alone: BTreeSet::new(),
             confirmed: false,
         };
         let mut tickets = Vec::with_capacity(self.posts.len());
         for (id, post) in &self.posts {
             let Some(machine) = &post.machine else { continue };
-            request.asked_alone |= post.copy.wants_alone;
+            if post.copy.wants_alone {
+                request.asked_alone.insert(id.clone());
+            }
             let part = machine.sync_part(post.carries_data.then(|| post.facts()));
             request.reported.insert(id.clone(), part.reports.iter().map(|report| report.key.clone()).collect());
             tickets.push(part);
@@ -61,7 +63,10 @@ impl Host {
         for answer in answers {
             let id = answer.ticket.clone();
             let Some(post) = self.posts.get_mut(&id) else { continue };
-            if answer.peer_in_sync == Some(false) && request.asked_alone && post.running == Some(answer.epoch) {
+            if answer.peer_in_sync == Some(false)
+                && request.asked_alone.contains(&id)
+                && post.running == Some(answer.epoch)
+            {
                 post.copy.alone = post.copy.wants_alone;
             }
             if play.bug == Some(Bug::LowerEpochAccepted) && answer.epoch < post.disk.epoch {
@@ -71,6 +76,13 @@ impl Host {
             let sent = if play.bug == Some(Bug::LeaseFromReceipt) { self.clock(play.now) } else { request.sent };
             let event = Event::Answered { sent, index, reported, answer: Box::new(answer.clone()) };
             self.feed(&id, event, Some(nonce), play);
+        }
+    }
+
+    /// A wish to go on alone is over, or begins anew: answers to what was asked before grant it no more.
+    pub fn wish_ended(&mut self, id: &Id) {
+        for request in &mut self.requests {
+            request.asked_alone.remove(id);
         }
     }
 

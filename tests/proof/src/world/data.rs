@@ -41,6 +41,9 @@ impl World {
                 let Some(post) = host.posts.get_mut(id).filter(|_| runs) else { continue };
                 let wrote = post.write(together);
                 let (position, in_sync) = (post.copy.position, post.copy.in_sync);
+                if together {
+                    host.wish_ended(id);
+                }
                 if together && in_sync {
                     for other in self.hosts.iter_mut().filter(|host| host.site == peer) {
                         if let Some(post) = other.posts.get_mut(id) {
