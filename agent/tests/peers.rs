@@ -100,7 +100,9 @@ fn device(profile: Profile, link: Link) -> Arc<DeviceConfig> {
 }
 
 fn snmpd() -> (Peer, u16) {
-    let (dir, port) = (scratch("snmpd"), free_udp_port());
+    // Tests beside this one start their own.
+    let port = free_udp_port();
+    let dir = scratch(&format!("snmpd-{port}"));
     let conf = dir.join("snmpd.conf");
     std::fs::write(&conf, format!("rocommunity public 127.0.0.1\nagentAddress udp:127.0.0.1:{port}\n")).unwrap();
     let child = Command::new("/usr/sbin/snmpd")

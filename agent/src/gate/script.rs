@@ -57,7 +57,8 @@ pub struct Running {
     go: Option<ChildStdin>,
     mark: ProcessMark,
     began: Instant,
-    log: PathBuf,
+    /// What it says, where a disk takes it.
+    log: Option<PathBuf>,
 }
 
 /// How a program ended.
@@ -74,7 +75,14 @@ impl Script {
     /// # Errors
     /// It cannot be started at all.
     pub fn start(&self, call: &Call) -> io::Result<Running> {
-        let log = OpenOptions::new().create(true).write(true).truncate(true).open(&self.log)?;
+        // A service must be stopped also where no disk takes a word: then what the program says is lost, and no more.
+        let (log, stdout, stderr) = match self.output() {
+            Ok((stdout, stderr)) => (Some(self.log.clone()), stdout, stderr),
+            Err(error) => {
+                tracing::warn!(%error, ticket = %self.ticket, step = call.step, "what this step says is not kept");
+                (None, Stdio::null(), Stdio::null())
+            }
+        };
         let holder = call.holder.map(|site| site.to_string()).unwrap_or_default();
         let deadline = call.deadline.map(|deadline| deadline.0.to_string()).unwrap_or_default();
         let mut child = Command::new("/bin/sh")
@@ -88,8 +96,8 @@ impl Script {
             .env("BCP_DEADLINE", deadline)
             .env("BCP_PARAMS", &call.params)
             .stdin(Stdio::piped())
-            .stdout(log.try_clone()?)
-            .stderr(log)
+            .stdout(stdout)
+            .stderr(stderr)
             .process_group(0)
             .spawn()?;
         let go = child.stdin.take();
@@ -99,7 +107,14 @@ impl Script {
             child.wait()?;
             return Err(io::Error::other("the step's process cannot be identified"));
         };
-        Ok(Running { child, go, mark, began: Instant::now(), log: self.log.clone() })
+        Ok(Running { child, go, mark, began: Instant::now(), log })
+    }
+
+    fn output(&self) -> io::Result<(Stdio, Stdio)> {
+        let mut log = OpenOptions::new().create(true).write(true).truncate(true).open(&self.log)?;
+        // A full disk opens a file all the same, and then fails the program's first word.
+        log.write_all(b"\n")?;
+        Ok((log.try_clone()?.into(), log.into()))
     }
 
     /// Starts, lets go and waits. For stops, which need no lease.
@@ -200,7 +215,7 @@ impl Running {
             (None, Some(signal)) => format!("signal {signal}"),
             (None, None) => "ended".to_owned(),
         };
-        let output = std::fs::read(&self.log).unwrap_or_default();
+        let output = self.log.as_ref().and_then(|log| std::fs::read(log).ok()).unwrap_or_default();
         let output = String::from_utf8_lossy(&output);
         let last: String = output.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or("").chars().collect();
         let mut end = last.len().min(DETAIL_MAX);
@@ -247,6 +262,17 @@ mod tests {
                 assert_eq!(ended.detail.as_deref(), Some("exit 3: no such thing"));
             }
         }
+    }
+
+    #[test]
+    fn a_stop_needs_no_disk() {
+        let mut script = script("no-disk", "echo stopping && [ $BCP_STEP = stop -o $BCP_STEP = verify-stopped ]");
+        script.log = "/proc/self/no-such-place/log".into();
+        let ended = script.stop_and_verify("1.4".parse().unwrap(), None, Duration::from_secs(5));
+        assert_eq!(ended.outcome, StepOutcome::Done, "{ended:?}");
+        script.log = "/dev/full".into();
+        let ended = script.stop_and_verify("1.4".parse().unwrap(), None, Duration::from_secs(5));
+        assert_eq!(ended.outcome, StepOutcome::Done, "{ended:?}");
     }
 
     #[test]

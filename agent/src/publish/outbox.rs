@@ -26,7 +26,7 @@ const MAX_DOUBLINGS: u8 = 6;
 /// Payloads that are remembered one by one until they are committed; beyond it the oldest go back to the backlog. A few
 /// hundred KiB.
 const UNCOMMITTED_MAX: usize = 4_096;
-/// Bounds of the backlog's share: payloads under way above which none of the backlog is added.
+/// Bounds of the backlog's share: payloads under way above which no more of the backlog is added than the least.
 const SHARE_MIN: usize = 64;
 const SHARE_FIRST: usize = 256;
 /// The newest of what was committed just now had been with the broker for longer than this: the collector is behind.
@@ -64,6 +64,8 @@ pub struct Outbox {
     allowance: f64,
     allowed_at_ms: u64,
     share: usize,
+    /// What is under way of the backlog: in flight, or delivered and not committed.
+    old: BTreeSet<Key>,
 }
 
 impl Outbox {
@@ -82,6 +84,7 @@ impl Outbox {
             allowance: 0.0,
             allowed_at_ms: now_ms,
             share: SHARE_FIRST,
+            old: BTreeSet::new(),
         }
     }
 
@@ -142,6 +145,7 @@ impl Outbox {
         {
             overdue = true;
             self.due.pop_first();
+            self.old.remove(&key);
             if let Some(delivered) = self.delivered.remove(&key) {
                 let doublings = self.resent.entry(key).or_insert(0);
                 *doublings = (*doublings + 1).min(MAX_DOUBLINGS);
@@ -174,8 +178,9 @@ impl Outbox {
         } else {
             // An eighth of the window stays free for what is measured next.
             let room = self.config.window - self.config.window / 8;
-            let crowded = self.in_flight.len() >= room || self.in_flight.len() + self.delivered.len() >= self.share;
-            if crowded || self.allowance < 1.0 {
+            // Some of the backlog goes in any case: what is missing of it may be what the watermark waits for.
+            let crowded = self.in_flight.len() + self.delivered.len() >= self.share && self.old.len() >= SHARE_MIN;
+            if self.in_flight.len() >= room || crowded || self.allowance < 1.0 {
                 return None;
             }
             let old = if let Some(key) = self.late_events.pop_first() {
@@ -184,6 +189,7 @@ impl Outbox {
                 (self.backlog.pop_first()?, Class::Data, Lane::Hist)
             };
             self.allowance -= 1.0;
+            self.old.insert(old.0);
             old
         };
         self.in_flight.insert(key, class);
@@ -212,6 +218,7 @@ impl Outbox {
             && let Some((key, oldest)) = self.delivered.pop_first()
         {
             self.due.remove(&(oldest.due_ms, key));
+            self.old.remove(&key);
             match oldest.class {
                 Class::Data => self.backlog.insert(KeyRange::one(key)),
                 Class::Event => self.late_events.insert(KeyRange::one(key)),
@@ -222,6 +229,7 @@ impl Outbox {
     /// The session ended before the broker had it.
     pub fn failed(&mut self, key: Key) {
         if let Some(class) = self.in_flight.remove(&key) {
+            self.old.remove(&key);
             self.restore(KeyRange::one(key), class);
         }
     }
@@ -287,6 +295,9 @@ impl Outbox {
             if let Some(delivered) = self.delivered.remove(&key) {
                 self.due.remove(&(delivered.due_ms, key));
             }
+        }
+        for key in cut(&mut self.old.range(first..=last).copied()) {
+            self.old.remove(&key);
         }
         for waiting in [&mut self.events, &mut self.backlog, &mut self.late_events] {
             waiting.remove(first, last);
@@ -436,6 +447,18 @@ mod tests {
             outbox.committed(&[freed], now_ms);
         }
         assert_eq!(most, SHARE_MIN);
+    }
+
+    #[test]
+    fn some_of_the_backlog_goes_where_nothing_new_is_confirmed() {
+        let mut outbox = of_a_long_outage(10_000);
+        // The watermark waits for the backlog, so live payloads alone fill the share, and none of them is confirmed.
+        (100_001..=101_000).for_each(|seq| outbox.accept(key(seq), Class::Data, 100));
+        let old = |sent: Vec<u64>| sent.into_iter().filter(|seq| *seq <= 10_000).collect::<Vec<_>>();
+        assert_eq!(old(deliver(&mut outbox, 100)), (1..=64).collect::<Vec<_>>());
+        assert_eq!(old(deliver(&mut outbox, 200)), Vec::<u64>::new(), "no more before some of it is committed");
+        outbox.committed(&[KeyRange { incarnation: 1, from: 1, through: 64 }], 300);
+        assert_eq!(old(deliver(&mut outbox, 400)), (65..=128).collect::<Vec<_>>());
     }
 
     #[test]

@@ -311,7 +311,10 @@ mod tests {
         unit.up(sleeper());
         let first = wait_for("a process", || unit.pid()).await;
         assert!(descendants(&[std::process::id()]).contains(&first));
-        assert_eq!(arguments(first)[1], "600");
+        // It has its own only once it has become the program.
+        let argument =
+            wait_for("its argument", || arguments(first).get(1).cloned().filter(|text| !text.is_empty())).await;
+        assert_eq!(argument, "600");
         signal(first, Signal::KILL);
         let second = wait_for("another process", || unit.pid().filter(|pid| *pid != first)).await;
         assert_eq!(unit.process().restarts, 1);

@@ -77,7 +77,7 @@ impl Gate {
                 }
                 Action::NoteDeadline { epoch, deadline } => {
                     post.deadline = Some((epoch, deadline));
-                    self.write_deadline(id);
+                    let _ = self.write_deadline(id);
                 }
                 Action::ForgetDeadline => {
                     post.deadline = None;
@@ -123,9 +123,10 @@ impl Gate {
         follow
     }
 
-    fn write_deadline(&mut self, id: &Id) {
-        let (Some(post), Some(own)) = (self.posts.get_mut(id), self.own) else { return };
-        let Some((epoch, deadline)) = post.deadline else { return };
+    /// False where the warden does not know now what this gate knows.
+    fn write_deadline(&mut self, id: &Id) -> bool {
+        let (Some(post), Some(own)) = (self.posts.get_mut(id), self.own) else { return true };
+        let Some((epoch, deadline)) = post.deadline else { return true };
         let file = DeadlineFile {
             boot_id: self.boot_id.clone(),
             ticket: id.clone(),
@@ -134,9 +135,11 @@ impl Gate {
             gate: own,
             step: post.step,
         };
-        if let Err(error) = post.store.write_deadline(&file) {
+        let written = post.store.write_deadline(&file);
+        if let Err(error) = &written {
             tracing::error!(%error, ticket = %id, "the deadline cannot be written: the warden will stop the service at the old one");
         }
+        written.is_ok()
     }
 
     /// Starts a step up to its gate, tells the warden, looks at the lease once more, lets go.
@@ -155,8 +158,14 @@ impl Gate {
         post.run += 1;
         post.step = Some(running.mark());
         let (run, limit) = (post.run, post.config.step_timeout.get());
-        self.write_deadline(id);
+        let is_known = self.write_deadline(id);
         let Some(post) = self.posts.get_mut(id) else { return Ok(()) };
+        if !is_known {
+            // A step that the warden could not kill might start the service after the warden stopped it.
+            running.kill();
+            post.step = None;
+            return Err((StepOutcome::Failed, "the gate cannot tell its warden".to_owned()));
+        }
         if deadline.is_some_and(|deadline| boot_ms() >= deadline) {
             running.kill();
             post.step = None;
