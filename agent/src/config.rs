@@ -67,14 +67,7 @@ impl Config {
     /// All files by which the agent proves who it is.
     #[must_use]
     pub fn credentials(&self) -> Vec<Credentials> {
-        let broker = self.mqtt.tls.as_ref().map(|files| (&files.ca, &files.cert, &files.key));
-        let gate = self.gate.as_ref().map(|gate| &gate.credentials).map(|files| (&files.ca, &files.cert, &files.key));
-        let of = |(ca, cert, key): (&PathBuf, &PathBuf, &PathBuf)| Credentials {
-            ca: ca.clone(),
-            cert: cert.clone(),
-            key: key.clone(),
-        };
-        broker.into_iter().chain(gate).map(of).collect()
+        self.mqtt.tls.iter().chain(self.gate.as_ref().map(|gate| &gate.credentials)).cloned().collect()
     }
 }
 

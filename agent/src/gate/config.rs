@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::path::PathBuf;
 
+use bcp_identity::Credentials;
 use bcp_wire::control::MAX_TICKETS_PER_GATE;
 use bcp_wire::{Id, Site};
 use serde::Deserialize;
@@ -20,7 +20,8 @@ const TIMING_MAX_MS: u64 = 3_600_000;
 pub struct GateConfig {
     /// Where other gates ask for promises and relays.
     pub listen: SocketAddr,
-    pub credentials: GateCredentials,
+    /// PEM files of `agent:<site>:<id>`.
+    pub credentials: Credentials,
     /// Base URL of every collector's control listener. All are asked at once.
     pub collectors: BTreeMap<Site, String>,
     /// Other gates of this site, for relay.
@@ -34,15 +35,6 @@ pub struct GateConfig {
     pub timing: TimingChoice,
     #[serde(default, rename = "ticket")]
     pub tickets: Vec<TicketConfig>,
-}
-
-/// PEM files of `agent:<site>:<id>`.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct GateCredentials {
-    pub ca: PathBuf,
-    pub cert: PathBuf,
-    pub key: PathBuf,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]

@@ -143,8 +143,7 @@ impl Gate {
         let _ = rustls::crypto::ring::default_provider().install_default();
         let boot_id = boot_id().map_err(GateError::BootId)?;
         let timing = setup.config.timing.resolve();
-        let files = &setup.config.credentials;
-        let credentials = Credentials { ca: files.ca.clone(), cert: files.cert.clone(), key: files.key.clone() };
+        let credentials = setup.config.credentials.clone();
         let limit = Duration::from_millis((timing.ttl_holder_ms / 2).max(500));
         let resolver: Arc<dyn Resolve> = Arc::new(Resolver::new(setup.resolver.clone()));
         let target = |identity: Identity, url: &str, path: &str| {

@@ -26,6 +26,7 @@ mod setup;
 
 use std::path::PathBuf;
 
+use bcp_identity::Credentials;
 use serde::Deserialize;
 
 use crate::document::KeyFault;
@@ -47,7 +48,7 @@ pub struct MqttConfig {
     #[serde(default)]
     pub password_file: Option<PathBuf>,
     #[serde(default)]
-    pub tls: Option<MqttTls>,
+    pub tls: Option<Credentials>,
     /// The broker publishes the will after one and a half of these without a packet.
     #[serde(default = "default_keep_alive")]
     pub keep_alive: Span,
@@ -63,15 +64,6 @@ pub struct MqttConfig {
     /// Most backlog payloads per second, so that a long outage does not flood the link.
     #[serde(default = "default_backlog_per_s")]
     pub backlog_per_s: u32,
-}
-
-/// Certificates of the MQTT session.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct MqttTls {
-    pub ca: PathBuf,
-    pub cert: PathBuf,
-    pub key: PathBuf,
 }
 
 /// `[commands]`: verbs of `cmd` that this agent obeys. All others are denied.

@@ -427,26 +427,20 @@ mod tests {
     fn the_backlog_takes_what_the_collector_commits_soon() {
         let mut outbox = of_a_long_outage(1_000_000);
         let (mut now_ms, mut committed) = (0, 0);
-        let mut most = 0;
-        for _ in 0..10 {
-            let sent = deliver(&mut outbox, now_ms + 100);
-            most = sent.len();
-            now_ms += 500;
-            let freed = KeyRange { incarnation: 1, from: committed + 1, through: committed + sent.len() as u64 };
-            committed = freed.through;
-            outbox.committed(&[freed], now_ms);
-        }
-        assert_eq!(most, UNCOMMITTED_MAX, "commits come soon");
-        // And now they come late.
-        for _ in 0..10 {
-            let sent = deliver(&mut outbox, now_ms + 100);
-            most = sent.len();
-            now_ms += 1_500;
-            let freed = KeyRange { incarnation: 1, from: committed + 1, through: committed + sent.len() as u64 };
-            committed = freed.through;
-            outbox.committed(&[freed], now_ms);
-        }
-        assert_eq!(most, SHARE_MIN);
+        // Ten rounds, each committed after so long; what the last one sent.
+        let mut rounds = |after_ms: u64| {
+            let mut most = 0;
+            for _ in 0..10 {
+                most = deliver(&mut outbox, now_ms + 100).len();
+                now_ms += after_ms;
+                let freed = KeyRange { incarnation: 1, from: committed + 1, through: committed + most as u64 };
+                committed = freed.through;
+                outbox.committed(&[freed], now_ms);
+            }
+            most
+        };
+        assert_eq!(rounds(500), UNCOMMITTED_MAX, "commits come soon");
+        assert_eq!(rounds(1_500), SHARE_MIN, "and now they come late");
     }
 
     #[test]

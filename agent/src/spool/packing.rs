@@ -8,7 +8,9 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
-use super::block::{Block, Packer};
+use flate2::Decompress;
+
+use super::block::{self, Block, Packer};
 use super::bounds::delete;
 use super::ranges::Ranges;
 use super::segment::{self, HEADER};
@@ -64,13 +66,17 @@ impl PackJob {
         let mut file = OpenOptions::new().write(true).create_new(true).open(part)?;
         file.write_all(HEADER)?;
         let mut written = Written { blocks: Vec::new(), present: Ranges::default(), bytes: HEADER.len() as u64 };
-        let mut packer = Packer::new();
+        let (mut packer, mut inflate) = (Packer::new(), Decompress::new(false));
         let mut out = Vec::new();
         for block in &self.blocks {
             let raw = segment::read_at(&plain, u64::from(block.offset), block.bytes)?;
             let offset = u32::try_from(written.bytes).map_err(io::Error::other)?;
             out.clear();
             let (packed, header) = packer.pack(&raw, offset, &mut out)?;
+            // The plain one goes when this one is in its place: it has to say the same.
+            if !block::unpack(&mut inflate, &out).is_some_and(|unpacked| raw.starts_with(&unpacked)) {
+                return Err(io::Error::other("a packed block does not say what the plain one does"));
+            }
             file.write_all(&out)?;
             written.bytes += u64::from(packed.bytes);
             written.blocks.push(packed);

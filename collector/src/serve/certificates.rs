@@ -49,11 +49,10 @@ fn of_one(credentials: &Credentials) -> Option<String> {
 
 fn soon(expiry: &Expiry) -> Option<String> {
     let (days, path) = (expiry.days_left(), expiry.path.display());
-    match days {
-        days if days < 0.0 => Some(format!("{path} has ended {:.1} days ago", -days)),
-        days if days < WARN_DAYS => Some(format!("{path} ends in {days:.1} days")),
-        _ => None,
+    if days < 0.0 {
+        return Some(format!("{path} has ended {:.1} days ago", -days));
     }
+    (days < WARN_DAYS).then(|| format!("{path} ends in {days:.1} days"))
 }
 
 #[cfg(test)]
