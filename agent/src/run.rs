@@ -37,8 +37,6 @@ use reload::Reloader;
 
 /// Commands that wait for this loop.
 const COMMANDS: usize = 16;
-/// Time for sources to end their polls when stopping.
-const SOURCES_GRACE: Duration = Duration::from_millis(300);
 /// How often the loop turns where no service manager wants to hear of it.
 const IDLE: Duration = Duration::from_secs(3_600);
 /// Levels a command may set. Filters of single modules are for the environment of a process, not for a command.
@@ -129,7 +127,7 @@ pub async fn run(path: PathBuf, config: Config, set_log_level: SetLogLevel) -> R
         site = %config.site, agent = %config.agent, incarnation = publisher.incarnation(),
         devices = config.devices.len(), checks = config.checks.len(), "running"
     );
-    let mut sources = Sources::new(outbound.clone(), Arc::clone(&board), shutdown.clone(), resolver.clone());
+    let mut sources = Sources::new(outbound.clone(), Arc::clone(&board), resolver.clone());
     sources.apply(&config).await.map_err(RunError::Check)?;
     let (devices, devices_out) = watch::channel(reload::devices(&config));
     if let Some(traps) = traps {
@@ -183,7 +181,7 @@ pub async fn run(path: PathBuf, config: Config, set_log_level: SetLogLevel) -> R
     tracing::info!("stopping");
     manager.stopping();
     stop.send_replace(true);
-    sources.drain(SOURCES_GRACE).await;
+    sources.stop().await;
     own.abort();
     drop(reloader);
     publisher_stop.send_replace(true);

@@ -169,8 +169,7 @@ async fn behaviour_21_a_clock_step_marks_samples_and_moves_no_poll() {
     let config = config::parse("agent.toml", &text).unwrap_or_else(|faults| panic!("{faults}"));
     let board = Arc::new(Board::new(Clock::start()));
     let (outbound, mut heard) = mpsc::channel(64);
-    let (stop, shutdown) = watch::channel(false);
-    let mut sources = Sources::new(outbound, Arc::clone(&board), shutdown, Resolver::default());
+    let mut sources = Sources::new(outbound, Arc::clone(&board), Resolver::default());
     sources.apply(&config).await.unwrap();
     for step_ms in [3_600_000_i64, -7_200_000] {
         let mut next = async || loop {
@@ -193,8 +192,7 @@ async fn behaviour_21_a_clock_step_marks_samples_and_moves_no_poll() {
         assert!((moved - step_ms).abs() < 500, "the labels follow the clock: {moved} ms");
     }
     assert!(board.wall().take_step_ms().is_some());
-    stop.send_replace(true);
-    sources.drain(Duration::from_secs(1)).await;
+    sources.stop().await;
     std::fs::remove_dir_all(dir).unwrap();
 }
 

@@ -33,7 +33,6 @@ struct Bench {
     dir: PathBuf,
     board: Arc<Board>,
     heard: mpsc::Receiver<Outbound>,
-    stop: watch::Sender<bool>,
     sources: Option<Sources>,
 }
 
@@ -57,10 +56,9 @@ impl Bench {
         let config = config::parse("agent.toml", &text).unwrap_or_else(|faults| panic!("{faults}"));
         let board = Arc::new(Board::new(Clock::start()));
         let (outbound, heard) = mpsc::channel(1_024);
-        let (stop, shutdown) = watch::channel(false);
-        let mut sources = Sources::new(outbound, Arc::clone(&board), shutdown, Resolver::default());
+        let mut sources = Sources::new(outbound, Arc::clone(&board), Resolver::default());
         sources.apply(&config).await.unwrap();
-        Bench { dir, board, heard, stop, sources: Some(sources) }
+        Bench { dir, board, heard, sources: Some(sources) }
     }
 
     /// The next readings of a device.
@@ -83,9 +81,8 @@ impl Bench {
     }
 
     async fn end(mut self) {
-        self.stop.send_replace(true);
         if let Some(sources) = self.sources.take() {
-            sources.drain(Duration::from_secs(5)).await;
+            sources.stop().await;
         }
         std::fs::remove_dir_all(&self.dir).unwrap();
     }

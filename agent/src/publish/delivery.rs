@@ -1,8 +1,11 @@
 //! What goes out: states, descriptions and payloads, as far as the window allows; and what becomes of each.
 
+use std::collections::VecDeque;
+use std::pin::Pin;
+
 use bcp_wire::topic::Leaf;
 use bcp_wire::{Id, Lane, MAX_PAYLOAD_BYTES};
-use rumqttc::{AsyncClient, PublishOptions};
+use rumqttc::{AsyncClient, PublishNotice, PublishOptions};
 
 use super::run::Publisher;
 use crate::spool::{Key, KeyRange};
@@ -13,6 +16,43 @@ pub(super) enum Sent {
     Payload(Key),
     Meta(Id),
     State,
+}
+
+type Fate = (Sent, Result<(), String>);
+
+/// What was handed over and has not been acknowledged. A broker acknowledges in the order in which it was sent to
+/// (MQTT 5, 4.6), so one after the other is waited for.
+#[derive(Default)]
+pub(super) struct Notices {
+    first: Option<Pin<Box<dyn Future<Output = Fate> + Send>>>,
+    others: VecDeque<(Sent, PublishNotice)>,
+}
+
+impl Notices {
+    pub(super) fn push(&mut self, sent: Sent, notice: PublishNotice) {
+        self.others.push_back((sent, notice));
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.first.is_none() && self.others.is_empty()
+    }
+
+    /// What became of the next one; `None` where nothing is waited for. Cancel-safe.
+    pub(super) async fn next(&mut self) -> Option<Fate> {
+        let first = match &mut self.first {
+            Some(first) => first,
+            empty => {
+                let (sent, notice) = self.others.pop_front()?;
+                empty.insert(Box::pin(async move {
+                    let result = notice.wait_completion_async().await;
+                    (sent, result.map_err(|error| error.to_string()))
+                }))
+            }
+        };
+        let fate = first.await;
+        self.first = None;
+        Some(fate)
+    }
 }
 
 /// What became of something that was to go to the client.
@@ -42,7 +82,8 @@ impl Publisher {
                 return;
             }
         }
-        let window = usize::from(self.setup.settings.mqtt.in_flight);
+        // Beyond the broker's own bound the client would send one by one, a write for each.
+        let window = usize::from(self.setup.settings.mqtt.in_flight).min(self.receive_max);
         while self.metas_in_flight + self.outbox.in_flight() < window
             && let Some(device) = self.dirty_metas.pop_first()
         {
@@ -58,6 +99,15 @@ impl Publisher {
                 return;
             }
         }
+        if self.metas_in_flight + self.outbox.in_flight() >= window {
+            self.window_full = true;
+        }
+        // A window that was full opens again at its half: many payloads in one write, in place of one for each that is
+        // acknowledged.
+        if self.window_full && self.metas_in_flight + self.outbox.in_flight() > window / 2 {
+            return;
+        }
+        self.window_full = false;
         while self.metas_in_flight + self.outbox.in_flight() < window
             && let Some((key, _, lane)) = self.outbox.next()
             // What is refused goes back to where it came from, and would be the next again.
@@ -97,10 +147,7 @@ impl Publisher {
         let options = PublishOptions::at_least_once().retain(retain);
         match client.try_publish_tracked(topic, payload, options) {
             Ok(notice) => {
-                self.notices.push(Box::pin(async move {
-                    let result = notice.wait_completion_async().await;
-                    (sent, result.map_err(|error| error.to_string()))
-                }));
+                self.notices.push(sent, notice);
                 Handed::Over
             }
             Err(error) => {

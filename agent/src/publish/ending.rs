@@ -4,7 +4,6 @@ use std::time::Duration;
 
 use bcp_wire::AgentStatus;
 use bcp_wire::topic::Leaf;
-use futures::StreamExt;
 use tokio::sync::mpsc;
 
 use super::delivery::Sent;

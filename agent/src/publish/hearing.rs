@@ -37,7 +37,10 @@ impl Publisher {
         news: FromBroker,
     ) -> Result<(), PublishError> {
         match news {
-            FromBroker::Connected { max_packet_bytes } => self.welcome(client, max_packet_bytes),
+            FromBroker::Connected { max_packet_bytes, receive_max } => {
+                self.receive_max = usize::from(receive_max.unwrap_or(u16::MAX));
+                self.welcome(client, max_packet_bytes);
+            }
             FromBroker::Lost { reason } => {
                 if self.connected || self.figures.last_error.as_ref() != Some(&reason) {
                     tracing::warn!(broker = %self.setup.settings.mqtt.broker, %reason, "no session with the broker; payloads stay in the spool");

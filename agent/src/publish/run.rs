@@ -1,6 +1,7 @@
 //! The publisher's loop: waits for one thing, stores, decides, hands over.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::fmt::Write as _;
 use std::fs::File;
 use std::future::Future;
 use std::pin::Pin;
@@ -15,7 +16,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
 use super::compose::Composer;
-use super::delivery::Sent;
+use super::delivery::Notices;
 use super::outbox::{Outbox, OutboxConfig};
 use super::probe::{Look, Predecessor};
 use super::session::{self, FromBroker, Link, SessionError};
@@ -31,10 +32,11 @@ pub(super) const TICK: Duration = Duration::from_millis(100);
 const GATHER: Duration = Duration::from_millis(5);
 /// Messages of sources taken in one turn before the broker gets its turn.
 const INTAKE_PER_TURN: usize = 256;
+/// No topic of a payload is longer: two ids of 32 and what is between them.
+const TOPIC_BYTES: usize = 96;
 /// How often certificates, key and password are looked at: a changed one makes another session.
 const FILES_LOOK_MS: u64 = 30_000;
 
-pub(super) type Notice = Pin<Box<dyn Future<Output = (Sent, Result<(), String>)> + Send>>;
 pub(super) type Reply = Pin<Box<dyn Future<Output = CommandReply> + Send>>;
 
 /// See the module. `open` reads the spool, `run` works until shutdown.
@@ -57,7 +59,10 @@ pub struct Publisher {
     /// Until then the retained state may still tell of another agent.
     pub(super) greeting_until_ms: u64,
     pub(super) max_payload_bytes: usize,
-    pub(super) notices: FuturesUnordered<Notice>,
+    /// Payloads that the broker takes before it has acknowledged one.
+    pub(super) receive_max: usize,
+    pub(super) window_full: bool,
+    pub(super) notices: Notices,
     pub(super) working: FuturesUnordered<Reply>,
     /// Commands that are carried out and not answered yet.
     pub(super) at_work: BTreeSet<Id>,
@@ -101,7 +106,9 @@ impl Publisher {
             connected: false,
             greeting_until_ms: 0,
             max_payload_bytes: MAX_PAYLOAD_BYTES,
-            notices: FuturesUnordered::new(),
+            receive_max: usize::from(u16::MAX),
+            window_full: false,
+            notices: Notices::default(),
             working: FuturesUnordered::new(),
             at_work: BTreeSet::new(),
             replies: VecDeque::new(),
@@ -302,7 +309,10 @@ impl Publisher {
     }
 
     pub(super) fn topic(&self, leaf: Leaf) -> String {
-        Topic::new(self.setup.site, self.setup.agent.clone(), leaf).to_string()
+        let mut text = String::with_capacity(TOPIC_BYTES);
+        // A text takes everything.
+        let _ = write!(text, "{}", Topic::new(self.setup.site, self.setup.agent.clone(), leaf));
+        text
     }
 
     pub(super) fn state(&self, status: AgentStatus) -> AgentState {

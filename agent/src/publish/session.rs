@@ -28,9 +28,19 @@ pub const INBOX: usize = 256;
 /// What the broker says.
 #[derive(Debug)]
 pub enum FromBroker {
-    Connected { max_packet_bytes: Option<u32> },
-    Lost { reason: String },
-    Message { topic: String, retained: bool, payload: bytes::Bytes },
+    /// Its bounds, where it has any: of a packet, and of payloads that it has not acknowledged.
+    Connected {
+        max_packet_bytes: Option<u32>,
+        receive_max: Option<u16>,
+    },
+    Lost {
+        reason: String,
+    },
+    Message {
+        topic: String,
+        retained: bool,
+        payload: bytes::Bytes,
+    },
 }
 
 /// Why no session could be set up.
@@ -165,7 +175,11 @@ pub async fn drive(mut event_loop: EventLoop, inbox: mpsc::Sender<FromBroker>) {
         let news = match event_loop.poll().await {
             Ok(rumqttc::Event::Incoming(Packet::ConnAck(ack))) => {
                 attempt = 0;
-                FromBroker::Connected { max_packet_bytes: ack.properties.and_then(|p| p.max_packet_size) }
+                let bounds = ack.properties.as_ref();
+                FromBroker::Connected {
+                    max_packet_bytes: bounds.and_then(|bounds| bounds.max_packet_size),
+                    receive_max: bounds.and_then(|bounds| bounds.receive_max),
+                }
             }
             Ok(rumqttc::Event::Incoming(Packet::Publish(message))) => FromBroker::Message {
                 topic: String::from_utf8_lossy(&message.topic).into_owned(),

@@ -274,8 +274,8 @@ impl DeviceState {
     }
 
     /// What the device is, if that changed since it was last asked for.
-    pub fn changed_meta(&mut self) -> Option<DeviceMeta> {
-        std::mem::take(&mut self.meta_changed).then(|| self.meta())
+    pub fn changed_meta(&mut self) -> Option<Box<DeviceMeta>> {
+        std::mem::take(&mut self.meta_changed).then(|| Box::new(self.meta()))
     }
 
     #[must_use]

@@ -4,8 +4,8 @@
 //! something is polled ([`tasks`]).
 //!
 //! Tasks: one per Modbus address (its devices take turns on one connection), one per SNMP device, one per check, one
-//! for the host. Each ends at shutdown between two polls or by dropping its poll, which leaves nothing half done: a
-//! poll only reads.
+//! for the host. Each is ended by dropping it, in the middle of a poll as well, which leaves nothing half done: a poll
+//! only reads.
 
 pub mod checks;
 pub mod device;
@@ -16,6 +16,7 @@ pub mod tasks;
 pub mod traps;
 
 use std::collections::BTreeMap;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -58,13 +59,13 @@ pub struct Polled {
     pub outcome: Outcome,
     pub samples: Vec<Sample>,
     /// The device's description, where it changed.
-    pub meta: Option<DeviceMeta>,
+    pub meta: Option<Box<DeviceMeta>>,
     /// What went wrong, in one line for people.
     pub trouble: Option<String>,
     /// Time until the last answer, where there was one.
     pub rtt: Option<Duration>,
     /// A state that changed and matters at once.
-    pub transition: Option<EventKind>,
+    pub transition: Option<Box<EventKind>>,
 }
 
 /// What is polled in one slot of a task. Two that are equal are polled alike.
@@ -96,13 +97,14 @@ pub enum Group {
 }
 
 impl Group {
-    /// Polls one slot, at most for `budget`.
-    pub async fn poll(&mut self, slot: usize, budget: Duration) -> Polled {
+    /// Polls one slot, at most for `budget`. On the heap for as long as it lasts: what a poll needs is much more than
+    /// what a task needs between two polls; and each kind for itself, because that of devices is the smallest.
+    pub fn poll(&mut self, slot: usize, budget: Duration) -> Pin<Box<dyn Future<Output = Polled> + Send + '_>> {
         match self {
-            Group::Bus(bus) => bus.poll(slot, budget).await,
-            Group::Snmp(device) => device.poll(budget).await,
-            Group::Check(check) => check.poll().await,
-            Group::Host(host) => host.poll(budget).await,
+            Group::Bus(bus) => Box::pin(bus.poll(slot, budget)),
+            Group::Snmp(device) => Box::pin(device.poll(budget)),
+            Group::Check(check) => Box::pin(check.poll()),
+            Group::Host(host) => Box::pin(host.poll(budget)),
         }
     }
 
@@ -212,7 +214,8 @@ pub fn device_groups(devices: impl IntoIterator<Item = Arc<DeviceConfig>>) -> Ve
 }
 
 /// The event of a text state that changed, if it did.
-fn transition(point: &bcp_wire::PointName, from: Option<&str>, to: &str) -> Option<EventKind> {
+fn transition(point: &bcp_wire::PointName, from: Option<&str>, to: &str) -> Option<Box<EventKind>> {
     let text = |word: &str| Value::Text(word.to_owned());
-    (from != Some(to)).then(|| EventKind::Transition { point: point.clone(), from: from.map(text), to: text(to) })
+    (from != Some(to))
+        .then(|| Box::new(EventKind::Transition { point: point.clone(), from: from.map(text), to: text(to) }))
 }

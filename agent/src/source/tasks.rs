@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use bcp_wire::envelope::EventKind;
 use bcp_wire::{BadReason, Id};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
 use super::checks::CheckError;
@@ -67,7 +67,6 @@ pub struct Sources {
     poll_now: PollNow,
     outbound: mpsc::Sender<Outbound>,
     board: Arc<Board>,
-    shutdown: watch::Receiver<bool>,
     resolver: Resolver,
 }
 
@@ -87,19 +86,13 @@ impl PollNow {
 impl Sources {
     /// None yet; [`Sources::apply`] starts them.
     #[must_use]
-    pub fn new(
-        outbound: mpsc::Sender<Outbound>,
-        board: Arc<Board>,
-        shutdown: watch::Receiver<bool>,
-        resolver: Resolver,
-    ) -> Sources {
+    pub fn new(outbound: mpsc::Sender<Outbound>, board: Arc<Board>, resolver: Resolver) -> Sources {
         Sources {
             tasks: JoinSet::new(),
             running: BTreeMap::new(),
             poll_now: PollNow::default(),
             outbound,
             board,
-            shutdown,
             resolver,
         }
     }
@@ -162,7 +155,6 @@ impl Sources {
             outbound: self.outbound.clone(),
             board: Arc::clone(&self.board),
             orders: receiver,
-            shutdown: self.shutdown.clone(),
         };
         self.tasks.spawn(task.run());
         orders
@@ -173,12 +165,9 @@ impl Sources {
         self.poll_now.clone()
     }
 
-    /// Waits until all have ended, at most `grace`; then drops what is left.
-    pub async fn drain(mut self, grace: Duration) {
-        let all = async { while self.tasks.join_next().await.is_some() {} };
-        if tokio::time::timeout(grace, all).await.is_err() {
-            self.tasks.shutdown().await;
-        }
+    /// Ends all of them, in the middle of a poll as well.
+    pub async fn stop(mut self) {
+        self.tasks.shutdown().await;
     }
 }
 
@@ -203,14 +192,12 @@ struct Task {
     outbound: mpsc::Sender<Outbound>,
     board: Arc<Board>,
     orders: mpsc::Receiver<Order>,
-    shutdown: watch::Receiver<bool>,
 }
 
 /// What the loop was woken by.
 enum Woken {
     Due,
     Ordered(Order),
-    Stop,
 }
 
 impl Task {
@@ -236,14 +223,11 @@ impl Task {
                             return;
                         }
                     }
-                    Woken::Ordered(Order::Stop) | Woken::Stop => return,
+                    Woken::Ordered(Order::Stop) => return,
                 },
                 Turn::Poll { slot, late } => {
-                    let mut shutdown = self.shutdown.clone();
-                    tokio::select! {
-                        biased;
-                        _ = shutdown.wait_for(|stop| *stop) => return,
-                        alive = self.poll(slot, late) => if !alive { return },
+                    if !self.poll(slot, late).await {
+                        return;
                     }
                 }
             }
@@ -253,7 +237,6 @@ impl Task {
     async fn wait(&mut self, until: tokio::time::Instant) -> Woken {
         tokio::select! {
             biased;
-            _ = self.shutdown.wait_for(|stop| *stop) => Woken::Stop,
             Some(order) = self.orders.recv() => Woken::Ordered(order),
             () = tokio::time::sleep_until(until) => Woken::Due,
         }
@@ -290,8 +273,7 @@ impl Task {
     async fn poll(&mut self, slot: usize, late: Duration) -> bool {
         let Some((id, interval)) = self.slots.get(slot).cloned() else { return false };
         let begun = self.board.wall().stamp();
-        // On the heap for as long as it lasts: what a poll needs is much more than what a task needs between two polls.
-        let mut polled = Box::pin(self.group.poll(slot, interval)).await;
+        let mut polled = self.group.poll(slot, interval).await;
         let doubtful = self.board.wall().stamp().doubtful || begun.doubtful;
         let finished = self.timetable.finished(slot, self.board.clock().now(), polled.outcome);
         let t_ms = begun.t_ms;
@@ -321,9 +303,9 @@ impl Task {
             let text = format!("{id} and {twin} have the same SNMP engine id: one is a copy of the other");
             events.push(EventKind::Notice { text });
         }
-        events.extend(polled.transition);
+        events.extend(polled.transition.map(|kind| *kind));
         if let Some(meta) = polled.meta
-            && self.outbound.send(Outbound::Meta(Box::new(meta))).await.is_err()
+            && self.outbound.send(Outbound::Meta(meta)).await.is_err()
         {
             return false;
         }

@@ -87,16 +87,18 @@ impl Topic {
 
 impl fmt::Display for Topic {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{PREFIX}/{}/{}/", self.site, self.agent)?;
+        // Piece by piece: an agent writes one of these for every payload.
+        let mut all = |pieces: &[&str]| pieces.iter().try_for_each(|piece| f.write_str(piece));
+        all(&[PREFIX, "/", self.site.as_str(), "/", self.agent.as_str(), "/"])?;
         match &self.leaf {
-            Leaf::State => f.write_str("state"),
-            Leaf::Meta { device } => write!(f, "meta/{device}"),
-            Leaf::Batch { lane: Lane::Data, device } => write!(f, "data/{device}"),
-            Leaf::Batch { lane: Lane::Hist, device } => write!(f, "hist/{device}"),
-            Leaf::Batch { lane: Lane::Event, device } => write!(f, "event/{device}"),
-            Leaf::Ack { collector } => write!(f, "ack/{collector}"),
-            Leaf::Command => f.write_str("cmd"),
-            Leaf::CommandReply { id } => write!(f, "cmd/{id}/reply"),
+            Leaf::State => all(&["state"]),
+            Leaf::Meta { device } => all(&["meta/", device.as_str()]),
+            Leaf::Batch { lane: Lane::Data, device } => all(&["data/", device.as_str()]),
+            Leaf::Batch { lane: Lane::Hist, device } => all(&["hist/", device.as_str()]),
+            Leaf::Batch { lane: Lane::Event, device } => all(&["event/", device.as_str()]),
+            Leaf::Ack { collector } => all(&["ack/", collector.as_str()]),
+            Leaf::Command => all(&["cmd"]),
+            Leaf::CommandReply { id } => all(&["cmd/", id.as_str(), "/reply"]),
         }
     }
 }

@@ -22,7 +22,7 @@ use super::process::Ended;
 /// How often a collector says what it has committed.
 const COMMIT_EVERY: Duration = Duration::from_millis(200);
 
-/// A broker on this port, with its configuration in `dir`.
+/// A broker on this port, with its configuration in `dir`; as the fleet's, it takes 200 payloads at a time.
 pub fn mosquitto(dir: &Path, port: u16) -> Result<Ended> {
     let program = ["/usr/sbin/mosquitto", "/usr/bin/mosquitto", "/usr/local/sbin/mosquitto"]
         .into_iter()
@@ -30,7 +30,7 @@ pub fn mosquitto(dir: &Path, port: u16) -> Result<Ended> {
         .context("mosquitto is not installed")?;
     let config = dir.join("mosquitto.conf");
     let text = format!(
-        "listener {port} 127.0.0.1\nallow_anonymous true\npersistence false\nmax_queued_messages 100000\nset_tcp_nodelay true\n"
+        "listener {port} 127.0.0.1\nallow_anonymous true\npersistence false\nmax_queued_messages 100000\nmax_inflight_messages 200\nset_tcp_nodelay true\n"
     );
     std::fs::write(&config, text)?;
     let child = Command::new(program).arg("-c").arg(&config).stdout(Stdio::null()).stderr(Stdio::null()).spawn()?;

@@ -246,7 +246,7 @@ impl Host {
             None
         } else {
             self.told = names.cloned().collect();
-            Some(self.meta())
+            Some(Box::new(self.meta()))
         };
         // A host that reads itself is there.
         Polled { outcome: Outcome::Answered, samples, meta, trouble, rtt: None, transition: None }

@@ -82,7 +82,7 @@ pub struct Asked {
 #[derive(Debug)]
 enum Wire {
     Tcp(Tcp),
-    Rtu(Rtu),
+    Rtu(Box<Rtu>),
 }
 
 /// The connection or port, opened when needed.
@@ -145,7 +145,8 @@ impl Line {
             // Taken out: a read that is dropped half-way leaves no connection with an answer under way.
             let wire = match self.wire.take() {
                 Some(wire) => wire,
-                None => self.open(asked.timeout).await?,
+                // Rare, and large: not a part of every poll.
+                None => Box::pin(self.open(asked.timeout)).await?,
             };
             let silence = self.silence_left(asked.pause);
             if !silence.is_zero() {
@@ -171,7 +172,7 @@ impl Line {
                 (sound.then_some(Wire::Tcp(tcp)), read)
             }
             Wire::Rtu(mut rtu) => {
-                let read = rtu.read(&mut self.owed, asked, block).await;
+                let read = Box::pin(rtu.read(&mut self.owed, asked, block)).await;
                 let sound = !matches!(read, Err(ReadError::Lost(_)));
                 (sound.then_some(Wire::Rtu(rtu)), read)
             }
@@ -182,11 +183,12 @@ impl Line {
         let wire = match &self.framing {
             Framing::Serial(line) => {
                 let port = serial::open(&self.address, line)?;
-                Wire::Rtu(Rtu::new(Box::new(port), Some(*line)))
+                Wire::Rtu(Box::new(Rtu::new(Box::new(port), Some(*line))))
             }
             Framing::Tcp => Wire::Tcp(Tcp::new(connect(&self.address, &self.resolver, timeout).await?)),
             Framing::RtuOverTcp(line) => {
-                Wire::Rtu(Rtu::new(Box::new(connect(&self.address, &self.resolver, timeout).await?), *line))
+                let stream = connect(&self.address, &self.resolver, timeout).await?;
+                Wire::Rtu(Box::new(Rtu::new(Box::new(stream), *line)))
             }
         };
         self.quiet_since = Some(Instant::now());

@@ -92,7 +92,7 @@ impl Unit {
             // When it is back it may be another one.
             self.identified = None;
         } else if self.identified.is_none_or(|at| at.elapsed() > IDENTIFY_EVERY) {
-            self.identify(line, budget.saturating_sub(start.elapsed())).await;
+            Box::pin(self.identify(line, budget.saturating_sub(start.elapsed()))).await;
         }
         let samples = self.state.finish();
         Polled {

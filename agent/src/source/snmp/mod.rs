@@ -97,7 +97,9 @@ pub struct SnmpDevice {
     uptime: Option<usize>,
     row_vanished: bool,
     watched: bool,
+    /// Of the poll under way: what came for each variable, and when after its start.
     answers: Vec<Option<Got>>,
+    offsets: Vec<i64>,
 }
 
 /// One object identifier that is read.
@@ -149,6 +151,7 @@ impl SnmpDevice {
             row_vanished: false,
             watched: false,
             answers: Vec::new(),
+            offsets: Vec::new(),
         };
         device.set_targets(&[]);
         device
@@ -191,7 +194,8 @@ impl SnmpDevice {
         });
         let (mut trouble, mut outcome, mut reason) = (None, Outcome::Answered, BadReason::Timeout);
         if self.discovered.is_none() || stale {
-            match self.discover(start, budget).await {
+            // Rare, and large: not a part of every poll.
+            match Box::pin(self.discover(start, budget)).await {
                 Ok(true) => {
                     self.discovered = Some(Instant::now());
                     self.row_vanished = false;
@@ -208,9 +212,10 @@ impl SnmpDevice {
         let mut rtt = None;
         self.answers.clear();
         self.answers.resize(self.vars.len(), None);
-        let mut offsets = vec![0_i64; self.vars.len()];
+        self.offsets.clear();
+        self.offsets.resize(self.vars.len(), 0);
         if trouble.is_none() {
-            match self.get_all(start, budget, &mut offsets).await {
+            match self.get_all(start, budget).await {
                 Ok(last) => rtt = last,
                 Err((error, answered)) => {
                     reason = reason_of(&error);
@@ -219,7 +224,7 @@ impl SnmpDevice {
                 }
             }
         }
-        self.decode(start, &offsets, reason);
+        self.decode(start, reason);
         self.hear_heralds();
         let restarted = std::mem::replace(&mut self.restarts, self.channel.restarts) != self.channel.restarts;
         if outcome != Outcome::Answered || restarted {

@@ -13,7 +13,7 @@ use crate::decode::Raw;
 
 impl SnmpDevice {
     /// Every target of this poll; `reason` is why an answer is missing.
-    pub(super) fn decode(&mut self, start: Instant, offsets: &[i64], reason: BadReason) {
+    pub(super) fn decode(&mut self, start: Instant, reason: BadReason) {
         let uptime = match self.uptime.and_then(|var| self.answers.get(var)) {
             Some(Some(Got::Int(ticks))) => u32::try_from(*ticks).ok(),
             _ => None,
@@ -21,7 +21,7 @@ impl SnmpDevice {
         let restarted = self.restarts != self.channel.restarts;
         let first_row = self.state.fixed();
         for target in &self.targets {
-            let (answer, offset) = (&self.answers[target.var], offsets[target.var]);
+            let (answer, offset) = (&self.answers[target.var], self.offsets[target.var]);
             if self.watched
                 && let Some(answer) = answer
             {

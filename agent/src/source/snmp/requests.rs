@@ -8,7 +8,6 @@ use std::time::{Duration, Instant};
 
 use snmp2::snmp;
 
-use super::message::Got;
 use super::session::{ReadError, Session, prepare};
 use super::table::Row;
 use super::walk::NO_SUCH_NAME;
@@ -69,35 +68,34 @@ impl SnmpDevice {
         &mut self,
         start: Instant,
         budget: Duration,
-        offsets: &mut [i64],
     ) -> Result<Option<Duration>, (ReadError, bool)> {
         let (mut index, mut rtt) = (0, None);
         let known_alive = self.discovered.is_some_and(|at| at >= start);
-        let mut done = vec![false; self.vars.len()];
+        // What was answered before the requests became other ones.
+        let mut done = BTreeSet::new();
         while index < self.requests.len() {
             let left = budget.saturating_sub(start.elapsed());
             let Some(request) = self.requests.get(index) else { break };
             if left.is_zero() {
                 return Err((ReadError::Timeout { tries: 0, timeout: budget }, rtt.is_some()));
             }
-            if request.vars.iter().all(|var| done[*var]) {
+            if !done.is_empty() && request.vars.iter().all(|var| done.contains(var)) {
                 index += 1;
                 continue;
             }
             let asked = Instant::now();
             match self.get(index, left).await {
-                Ok(values) => {
+                Ok(()) => {
                     rtt = Some(asked.elapsed());
                     let offset = i64::try_from(start.elapsed().as_millis()).unwrap_or(0);
-                    for (var, got) in self.requests[index].vars.iter().zip(values) {
-                        self.answers[*var] = got;
-                        offsets[*var] = offset;
-                        done[*var] = true;
+                    for var in &self.requests[index].vars {
+                        self.offsets[*var] = offset;
                     }
                     index += 1;
                 }
                 Err(ReadError::Status { status, index: at }) => {
                     rtt = Some(asked.elapsed());
+                    done.extend(self.vars_before(index));
                     if !self.learn(index, status, at) {
                         return Err((ReadError::Status { status, index: at }, true));
                     }
@@ -105,10 +103,12 @@ impl SnmpDevice {
                 }
                 // It lives, but says nothing to this: some devices drop what is too big for them.
                 Err(ReadError::Timeout { tries, timeout })
-                    if (rtt.is_some() || known_alive)
-                        && asked.elapsed() >= timeout
-                        && self.learn(index, TOO_BIG, 0) =>
+                    if (rtt.is_some() || known_alive) && asked.elapsed() >= timeout =>
                 {
+                    done.extend(self.vars_before(index));
+                    if !self.learn(index, TOO_BIG, 0) {
+                        return Err((ReadError::Timeout { tries, timeout }, rtt.is_some()));
+                    }
                     tracing::debug!(device = %self.state.config.id, tries, "no answer to a big request");
                     index = 0;
                 }
@@ -116,6 +116,11 @@ impl SnmpDevice {
             }
         }
         Ok(rtt)
+    }
+
+    /// Variables of the requests before this one.
+    fn vars_before(&self, request: usize) -> impl Iterator<Item = usize> {
+        self.requests.iter().take(request).flat_map(|request| request.vars.iter().copied())
     }
 
     /// Draws the lesson of an error status. False where there is none to draw.
@@ -141,21 +146,22 @@ impl SnmpDevice {
         true
     }
 
-    async fn get(&mut self, request: usize, left: Duration) -> Result<Vec<Option<Got>>, ReadError> {
-        let Some(request) = self.requests.get_mut(request) else { return Ok(Vec::new()) };
-        let Request { message, asked, .. } = request;
+    /// One request; what it is answered stands in `answers` then.
+    async fn get(&mut self, request: usize, left: Duration) -> Result<(), ReadError> {
+        let Some(request) = self.requests.get_mut(request) else { return Ok(()) };
+        let Request { message, vars, asked } = request;
+        let answers = &mut self.answers;
         let mut session = Session { link: &self.link, channel: &mut self.channel };
         session
             .exchange(message, left, |pdu| {
-                let mut values: Vec<Option<Got>> = vec![None; asked.len()];
+                vars.iter().for_each(|var| answers[*var] = None);
                 for (position, (oid, value)) in pdu.varbinds.clone().enumerate() {
                     // In order is the rule; a device that reorders is still understood.
                     let place = if asked.get(position) == Some(oid) { Some(position) } else { asked.position(oid) };
-                    if let Some(slot) = place.and_then(|place| values.get_mut(place)) {
-                        *slot = Some(value);
+                    if let Some(var) = place.and_then(|place| vars.get(place)) {
+                        answers[*var] = Some(value);
                     }
                 }
-                values
             })
             .await
     }

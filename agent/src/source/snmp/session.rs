@@ -9,8 +9,11 @@
 //! Cancel-safety: a dropped exchange leaves a request unanswered; its number is never used again.
 
 use std::io;
+use std::mem::MaybeUninit;
 use std::time::{Duration, Instant};
 
+use rustix::net::{RecvFlags, recv};
+use tokio::io::Interest;
 use tokio::net::UdpSocket;
 
 use super::TOO_BIG;
@@ -95,7 +98,8 @@ impl Channel {
 
     async fn send(&mut self, address: &str, bytes: &[u8]) -> Result<(), ReadError> {
         if self.socket.is_none() {
-            self.socket = Some(connect(address, &self.resolver).await?);
+            // Rare, and large: not a part of every poll.
+            self.socket = Some(Box::pin(connect(address, &self.resolver)).await?);
         }
         let Some(socket) = self.socket.as_ref() else { return Err(ReadError::Refused) };
         if let Err(error) = socket.send(bytes).await {
@@ -242,7 +246,15 @@ impl Session<'_> {
                 Err(error) => return Err(socket_error(&self.link.address, error)),
             };
             match received {
-                Received::Answer(value) => return Ok(Some(value)),
+                Received::Answer(value) => {
+                    // Nothing more is expected: without this the next wait would begin with a look in vain. What comes
+                    // after it wakes the socket again.
+                    if let Some(socket) = &self.channel.socket {
+                        let _: io::Result<()> =
+                            socket.try_io(Interest::READABLE, || Err(io::ErrorKind::WouldBlock.into()));
+                    }
+                    return Ok(Some(value));
+                }
                 Received::Corrected => return Ok(None),
                 Received::Failed(error) => return Err(error),
                 Received::Stray => strays += 1,
@@ -263,14 +275,16 @@ impl Session<'_> {
         progress: &mut Progress,
         read: &mut impl FnMut(&Pdu<'_>) -> T,
     ) -> io::Result<Received<T>> {
-        let mut buffer = Vec::with_capacity(MAX_ANSWER_BYTES);
+        // On the stack, for no longer than this call; never written all over, because most answers are short.
+        let mut buffer = [MaybeUninit::uninit(); MAX_ANSWER_BYTES];
         let Some(socket) = self.channel.socket.as_ref() else { return Err(io::ErrorKind::NotConnected.into()) };
-        let length = socket.try_recv_buf(&mut buffer)?;
+        let ((bytes, _), length) =
+            socket.try_io(Interest::READABLE, || Ok(recv(socket, &mut buffer[..], RecvFlags::empty())?))?;
+        let bytes: &[u8] = bytes;
         if length >= MAX_ANSWER_BYTES {
             // Cut off, so its number cannot be trusted either; but only our own device writes to this socket.
             return Ok(Received::Failed(ReadError::Status { status: TOO_BIG, index: 0 }));
         }
-        let bytes = buffer.get(..length).unwrap_or_default();
         Ok(match &self.link.access {
             Access::V1 { community } => judge_community(bytes, id, V1, community, read),
             Access::V2c { community } => judge_community(bytes, id, message::V2C, community, read),
