@@ -27,7 +27,7 @@ use bcp_wire::BadReason;
 use support::agent_process::{Agent, free_tcp_port, meter};
 use support::modbus_server::{Asked, server};
 use support::process::{Peer, command, installed, scratch, wait_for};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::mpsc;
 
 const T0: i64 = 1_790_000_000_000;
 

@@ -22,7 +22,7 @@ use bcp_agent::source::tasks::Sources;
 use bcp_wire::{BadReason, Value};
 use support::modbus_server::{Asked, Reply, TEMPTATION, serve_for, server};
 use support::process::scratch;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::mpsc;
 
 /// Longest wait for anything.
 const LIMIT: Duration = Duration::from_secs(60);

@@ -5,6 +5,8 @@ use std::pin::Pin;
 
 use bcp_wire::topic::Leaf;
 use bcp_wire::{Id, Lane, MAX_PAYLOAD_BYTES};
+use futures::StreamExt;
+use futures::stream::FuturesUnordered;
 use rumqttc::{AsyncClient, PublishNotice, PublishOptions};
 
 use super::run::Publisher;
@@ -19,13 +21,20 @@ pub(super) enum Sent {
 }
 
 type Fate = (Sent, Result<(), String>);
+type Awaited = Pin<Box<dyn Future<Output = Fate> + Send>>;
 
-/// What was handed over and has not been acknowledged. A broker acknowledges in the order in which it was sent to
-/// (MQTT 5, 4.6), so one after the other is waited for.
+/// Looks at the one that is waited for until it is passed by.
+const PASSED_BY_AFTER: u32 = 20;
+
+/// What was handed over and has not been acknowledged. Brokers acknowledge in the order in which they were sent to, so one
+/// after the other is waited for, which costs less than to wait for all. One that a broker does not acknowledge is passed by
+/// after a while, and keeps nobody else from being heard of.
 #[derive(Default)]
 pub(super) struct Notices {
-    first: Option<Pin<Box<dyn Future<Output = Fate> + Send>>>,
+    first: Option<Awaited>,
+    looked_at: u32,
     others: VecDeque<(Sent, PublishNotice)>,
+    passed_by: FuturesUnordered<Awaited>,
 }
 
 impl Notices {
@@ -34,24 +43,37 @@ impl Notices {
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.first.is_none() && self.others.is_empty()
+        self.first.is_none() && self.others.is_empty() && self.passed_by.is_empty()
+    }
+
+    /// To be called now and then, in even steps.
+    pub(super) fn look(&mut self) {
+        self.looked_at += 1;
+        if self.looked_at >= PASSED_BY_AFTER {
+            self.passed_by.extend(self.first.take());
+        }
     }
 
     /// What became of the next one; `None` where nothing is waited for. Cancel-safe.
     pub(super) async fn next(&mut self) -> Option<Fate> {
-        let first = match &mut self.first {
-            Some(first) => first,
-            empty => {
-                let (sent, notice) = self.others.pop_front()?;
-                empty.insert(Box::pin(async move {
-                    let result = notice.wait_completion_async().await;
-                    (sent, result.map_err(|error| error.to_string()))
-                }))
+        if self.first.is_none()
+            && let Some((sent, notice)) = self.others.pop_front()
+        {
+            self.looked_at = 0;
+            self.first = Some(Box::pin(async move {
+                let result = notice.wait_completion_async().await;
+                (sent, result.map_err(|error| error.to_string()))
+            }));
+        }
+        let Some(first) = &mut self.first else { return self.passed_by.next().await };
+        tokio::select! {
+            biased;
+            fate = first => {
+                self.first = None;
+                Some(fate)
             }
-        };
-        let fate = first.await;
-        self.first = None;
-        Some(fate)
+            Some(fate) = self.passed_by.next(), if !self.passed_by.is_empty() => Some(fate),
+        }
     }
 }
 
@@ -177,5 +199,38 @@ impl Publisher {
             (Sent::State, Ok(())) => {}
             (Sent::State, Err(reason)) => tracing::debug!(%reason, "a state was not delivered"),
         }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use futures::FutureExt;
+    use rumqttc::MqttOptions;
+
+    use super::*;
+
+    #[test]
+    fn one_that_is_never_acknowledged_keeps_nobody_else_from_being_heard_of() {
+        let publish = |notices: &mut Notices, seq: u64| {
+            let (client, event_loop) =
+                AsyncClient::builder(MqttOptions::new("t", ("127.0.0.1", 1))).capacity(1).build();
+            let notice = client.try_publish_tracked("t", "x", PublishOptions::at_least_once()).unwrap();
+            notices.push(Sent::Payload(Key { incarnation: 1, seq }), notice);
+            (client, event_loop)
+        };
+        let mut notices = Notices::default();
+        let silent = publish(&mut notices, 1);
+        drop(publish(&mut notices, 2));
+        for _ in 0..PASSED_BY_AFTER {
+            assert!(notices.next().now_or_never().is_none(), "the first one is waited for");
+            notices.look();
+        }
+        let heard = notices.next().now_or_never().flatten().unwrap();
+        assert!(matches!(heard, (Sent::Payload(Key { seq: 2, .. }), Err(_))));
+        assert!(notices.next().now_or_never().is_none() && !notices.is_empty());
+        drop(silent);
+        let heard = notices.next().now_or_never().flatten().unwrap();
+        assert!(matches!(heard, (Sent::Payload(Key { seq: 1, .. }), Err(_))) && notices.is_empty());
     }
 }

@@ -284,21 +284,13 @@ impl Outbox {
     /// comes, because the spool does not owe it.
     pub fn forget(&mut self, range: &KeyRange) {
         let (first, last) = (range.first(), range.last());
-        let cut = |keys: &mut dyn Iterator<Item = Key>| keys.collect::<Vec<Key>>();
-        for key in cut(&mut self.in_flight.range(first..=last).map(|(key, _)| *key)) {
-            self.in_flight.remove(&key);
+        let all = first..=last;
+        self.in_flight.extract_if(all.clone(), |_, _| true).for_each(drop);
+        self.resent.extract_if(all.clone(), |_, _| true).for_each(drop);
+        for (key, delivered) in self.delivered.extract_if(all.clone(), |_, _| true) {
+            self.due.remove(&(delivered.due_ms, key));
         }
-        for key in cut(&mut self.resent.range(first..=last).map(|(key, _)| *key)) {
-            self.resent.remove(&key);
-        }
-        for key in cut(&mut self.delivered.range(first..=last).map(|(key, _)| *key)) {
-            if let Some(delivered) = self.delivered.remove(&key) {
-                self.due.remove(&(delivered.due_ms, key));
-            }
-        }
-        for key in cut(&mut self.old.range(first..=last).copied()) {
-            self.old.remove(&key);
-        }
+        self.old.extract_if(all, |_| true).for_each(drop);
         for waiting in [&mut self.events, &mut self.backlog, &mut self.late_events] {
             waiting.remove(first, last);
         }

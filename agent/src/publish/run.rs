@@ -332,6 +332,7 @@ impl Publisher {
     pub(super) async fn tick(&mut self) {
         let now_ms = self.now_ms();
         self.outbox.advance(now_ms);
+        self.notices.look();
         if self.clock.has_changed().unwrap_or(false) {
             self.clock.mark_unchanged();
             self.state_due_ms = 0;

@@ -3,8 +3,10 @@
 //! Task: [`drive`], ended by aborting it or by the client's disconnect. It never waits for the publisher to publish.
 
 use std::path::PathBuf;
+use std::pin::pin;
 use std::time::{Duration, SystemTime};
 
+use futures::FutureExt;
 use rumqttc::{
     AsyncClient, ClientBuildError, ConnectionError, EventLoop, IncomingPacketSizeLimit, LastWill, MqttOptions, Packet,
     QoS, SessionMode, TlsConfiguration, Transport,
@@ -20,6 +22,11 @@ const MAX_INCOMING_BYTES: u32 = 512 * 1024;
 /// Waits between attempts to connect. The jitter spreads 500 agents over the whole wait.
 const RECONNECT_MIN_MS: u64 = 250;
 const RECONNECT_MAX_MS: u64 = 15_000;
+/// Requests that the client takes to one write.
+const REQUESTS_PER_WRITE: usize = 256;
+/// What comes within this time of the client having nothing to do is dealt with in one turn: a broker acknowledges every
+/// payload by itself, and to be woken costs more than to read an acknowledgement.
+const GATHER: Duration = Duration::from_millis(2);
 /// Requests beside the window: state, subscriptions, replies.
 pub const SIDE_REQUESTS: usize = 64;
 /// Messages from the broker that wait for the publisher; the task stops reading when it is full.
@@ -70,7 +77,7 @@ pub fn build(
     options.set_keep_alive(u16::try_from(config.keep_alive.get().as_secs().max(1)).unwrap_or(u16::MAX));
     options.set_connect_timeout(Duration::from_secs(5));
     options.set_incoming_packet_size_limit(IncomingPacketSizeLimit::Bytes(MAX_INCOMING_BYTES));
-    options.set_max_request_batch(32);
+    options.set_max_request_batch(REQUESTS_PER_WRITE);
     // The client looks through a table of this size at every write; its default of 65,535 takes 14 MB and most of the time.
     options.set_outgoing_inflight_upper_limit(config.in_flight.saturating_add(SIDE_REQUESTS as u16));
     let mut network = options.network_options();
@@ -172,7 +179,7 @@ pub fn last_will(topic: &str, payload: Vec<u8>) -> LastWill {
 pub async fn drive(mut event_loop: EventLoop, inbox: mpsc::Sender<FromBroker>) {
     let mut attempt: u32 = 0;
     loop {
-        let news = match event_loop.poll().await {
+        let news = match next_event(&mut event_loop).await {
             Ok(rumqttc::Event::Incoming(Packet::ConnAck(ack))) => {
                 attempt = 0;
                 let bounds = ack.properties.as_ref();
@@ -202,6 +209,15 @@ pub async fn drive(mut event_loop: EventLoop, inbox: mpsc::Sender<FromBroker>) {
             return;
         }
     }
+}
+
+async fn next_event(event_loop: &mut EventLoop) -> Result<rumqttc::Event, ConnectionError> {
+    let mut event = pin!(event_loop.poll());
+    if let Some(event) = event.as_mut().now_or_never() {
+        return event;
+    }
+    tokio::time::sleep(GATHER).await;
+    event.await
 }
 
 /// A task that ends with its owner.
