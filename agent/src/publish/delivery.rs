@@ -4,13 +4,13 @@ use std::collections::VecDeque;
 use std::pin::Pin;
 
 use bcp_wire::topic::Leaf;
-use bcp_wire::{Id, Lane, MAX_PAYLOAD_BYTES};
+use bcp_wire::{Gap, Id, Lane, MAX_PAYLOAD_BYTES};
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 use rumqttc::{AsyncClient, PublishNotice, PublishOptions};
 
 use super::run::Publisher;
-use crate::spool::{Key, KeyRange};
+use crate::spool::{Key, KeyRange, Unread};
 
 /// What was handed to the client.
 #[derive(Debug, Clone)]
@@ -138,11 +138,10 @@ impl Publisher {
     }
 
     fn hand_over_payload(&mut self, client: &AsyncClient, key: Key, lane: Lane) -> Handed {
-        let record = match self.spool.read(key) {
+        let record = match self.spool.read(key, self.now_ms()) {
             Ok(record) => record,
-            Err(gap) => {
-                self.outbox.forget(&KeyRange::one(key));
-                self.record_gaps(gap.into_iter().collect());
+            Err(unread) => {
+                self.pass_over(key, unread);
                 return Handed::Over;
             }
         };
@@ -156,6 +155,21 @@ impl Publisher {
         let topic = self.topic(Leaf::Batch { lane, device: record.device });
         self.figures.handed_over += 1;
         self.publish(client, Sent::Payload(key), topic, record.payload, false)
+    }
+
+    /// A payload whose turn it was and that is not handed out.
+    fn pass_over(&mut self, key: Key, unread: Unread) {
+        match unread {
+            Unread::NotOwed => self.outbox.forget(&KeyRange::one(key)),
+            Unread::Later { first, last, until_ms } => self.outbox.put_off(key, (first, last), until_ms),
+            Unread::Lost(gaps) => {
+                for gap in &gaps {
+                    let Gap { incarnation, from, through, .. } = *gap;
+                    self.outbox.forget(&KeyRange { incarnation, from, through });
+                }
+                self.record_gaps(gaps);
+            }
+        }
     }
 
     pub(super) fn publish(

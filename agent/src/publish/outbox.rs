@@ -57,6 +57,9 @@ pub struct Outbox {
     backlog: Ranges,
     /// Events that wait with the backlog, because too much is under way already.
     late_events: Ranges,
+    /// By class: what cannot be read now, and what of it comes back when.
+    put_off: [Ranges; 2],
+    put_off_until: BTreeSet<(u64, Key, Key, Class)>,
     in_flight: BTreeMap<Key, Class>,
     delivered: BTreeMap<Key, Delivered>,
     due: BTreeSet<(u64, Key)>,
@@ -77,6 +80,8 @@ impl Outbox {
             events: Ranges::default(),
             backlog: Ranges::default(),
             late_events: Ranges::default(),
+            put_off: [Ranges::default(), Ranges::default()],
+            put_off_until: BTreeSet::new(),
             in_flight: BTreeMap::new(),
             delivered: BTreeMap::new(),
             due: BTreeSet::new(),
@@ -127,7 +132,8 @@ impl Outbox {
     #[must_use]
     pub fn unsent(&self) -> u64 {
         let live = self.live.iter().map(|(range, _)| range.count());
-        let waiting = [&self.events, &self.backlog, &self.late_events];
+        let [data, events] = &self.put_off;
+        let waiting = [&self.events, &self.backlog, &self.late_events, data, events];
         live.chain(waiting.map(Ranges::count)).fold(0, u64::saturating_add)
     }
 
@@ -138,6 +144,14 @@ impl Outbox {
         {
             self.live.pop_front();
             self.backlog.insert(range);
+        }
+        while let Some((until_ms, first, last, class)) = self.put_off_until.first().copied()
+            && until_ms <= now_ms
+        {
+            self.put_off_until.pop_first();
+            for range in self.put_off[class.index()].remove(first, last) {
+                self.restore(range, class);
+            }
         }
         let mut overdue = false;
         while let Some((due_ms, key)) = self.due.first().copied()
@@ -234,6 +248,22 @@ impl Outbox {
         }
     }
 
+    /// It cannot be read before then, and nor can its neighbours between these two: others go meanwhile.
+    pub fn put_off(&mut self, key: Key, (first, last): (Key, Key), until_ms: u64) {
+        let Some(class) = self.in_flight.remove(&key) else { return };
+        self.old.remove(&key);
+        let waiting: &mut [&mut Ranges] = match class {
+            Class::Data => &mut [&mut self.backlog],
+            Class::Event => &mut [&mut self.events, &mut self.late_events],
+        };
+        let put_off = &mut self.put_off[class.index()];
+        put_off.insert(KeyRange::one(key));
+        for neighbours in waiting.iter_mut().flat_map(|waiting| waiting.remove(first, last)) {
+            put_off.insert(neighbours);
+        }
+        self.put_off_until.insert((until_ms, first.min(key), last.max(key), class));
+    }
+
     /// A new session: the broker may have lost what it acknowledged. The watermark gets a moment to say otherwise.
     pub fn reconnected(&mut self, now_ms: u64) {
         let all: Vec<Key> = self.delivered.keys().copied().collect();
@@ -291,7 +321,8 @@ impl Outbox {
             self.due.remove(&(delivered.due_ms, key));
         }
         self.old.extract_if(all, |_| true).for_each(drop);
-        for waiting in [&mut self.events, &mut self.backlog, &mut self.late_events] {
+        let [data, events] = &mut self.put_off;
+        for waiting in [&mut self.events, &mut self.backlog, &mut self.late_events, data, events] {
             waiting.remove(first, last);
         }
     }

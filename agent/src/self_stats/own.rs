@@ -86,6 +86,7 @@ impl SelfDevice {
         }
         number("agent.spool.bytes", (spool.disk_bytes + spool.memory_bytes) as f64);
         number("agent.spool.dropped", spool.dropped as f64);
+        number("agent.spool.read-errors", spool.read_errors as f64);
         let oldest_ms = spool.oldest_t_ms.map_or(0, |oldest| board.wall().stamp().t_ms.saturating_sub(oldest).max(0));
         number("agent.spool.oldest", (oldest_ms / 1_000) as f64);
         number("agent.polls.total", report.polls as f64);

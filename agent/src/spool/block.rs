@@ -34,6 +34,8 @@ pub struct Block {
     pub last: Key,
     pub oldest_t_ms: i64,
     pub packed: bool,
+    /// How often in a row the system did not let it be read.
+    pub refused: u8,
 }
 
 impl Block {
@@ -52,7 +54,7 @@ pub fn add(blocks: &mut Vec<Block>, offset: u32, bytes: u32, key: Key, t_ms: i64
             block.last = block.last.max(key);
             block.oldest_t_ms = block.oldest_t_ms.min(t_ms);
         }
-        _ => blocks.push(Block { offset, bytes, first: key, last: key, oldest_t_ms: t_ms, packed: false }),
+        _ => blocks.push(Block { offset, bytes, first: key, last: key, oldest_t_ms: t_ms, packed: false, refused: 0 }),
     }
 }
 
@@ -183,7 +185,7 @@ impl Packer {
 /// Where a packed block lies.
 pub fn of(header: &Header, offset: u32, bytes: u32) -> Option<Block> {
     let (first, last) = (header.first()?, header.last()?);
-    Some(Block { offset, bytes, first, last, oldest_t_ms: header.oldest_t_ms, packed: true })
+    Some(Block { offset, bytes, first, last, oldest_t_ms: header.oldest_t_ms, packed: true, refused: 0 })
 }
 
 /// The records of a packed block; `None` where it is damaged.

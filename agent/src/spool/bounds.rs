@@ -74,7 +74,7 @@ impl Spool {
         if let Some(segment) = stream.segments.front() {
             let active = stream.active.as_ref().filter(|_| stream.segments.len() == 1);
             for block in &segment.blocks {
-                let Some(raw) = self.reader.raw(segment, active, block) else { continue };
+                let Ok(raw) = self.reader.raw(segment, active, block) else { continue };
                 for (_, view) in scan::records(&raw) {
                     let at = ranges.partition_point(|range| range.last() < view.key);
                     if ranges.get(at).is_some_and(|range| range.first() <= view.key) {
@@ -115,11 +115,44 @@ impl Spool {
     /// Drops one payload that can never be delivered; `None` where it is not owed.
     pub fn give_up(&mut self, key: Key, reason: &str) -> Option<Gap> {
         let class = (0..self.owed.len()).find(|class| self.owed[*class].contains(key))?;
-        let samples = self.find(class, key).map(|record| u64::from(record.samples));
+        let samples = self.find(class, key).ok().map(|record| u64::from(record.samples));
         self.forget(class, key, key);
         self.sweep();
         self.dropped = self.dropped.saturating_add(1);
         Some(Gap { incarnation: key.incarnation, from: key.seq, through: key.seq, samples, reason: reason.to_owned() })
+    }
+
+    /// Drops what can never be read, and says what that was in as few gaps as can be.
+    pub(super) fn give_up_damaged(&mut self, class: usize, lost: &Ranges) -> Vec<Gap> {
+        for range in lost.iter() {
+            self.forget(class, range.first(), range.last());
+            self.dropped = self.dropped.saturating_add(range.count());
+        }
+        self.sweep();
+        self.joined(lost)
+    }
+
+    /// Gaps of damage. Neighbours are joined where nothing between is owed: what is between was delivered or is lost too,
+    /// and the collector knows the one and is told the other.
+    pub(super) fn joined(&self, lost: &Ranges) -> Vec<Gap> {
+        let mut gaps: Vec<Gap> = Vec::new();
+        for range in lost.iter() {
+            if let Some(last) = gaps.last_mut().filter(|last| last.incarnation == range.incarnation) {
+                let between = (Key { seq: last.through.saturating_add(1), ..range.first() }, range.first());
+                if !self.owed.iter().any(|owed| owed.within(between.0, between.1).next().is_some()) {
+                    last.through = range.through;
+                    continue;
+                }
+            }
+            gaps.push(Gap {
+                incarnation: range.incarnation,
+                from: range.from,
+                through: range.through,
+                samples: None,
+                reason: "spool damaged".to_owned(),
+            });
+        }
+        gaps
     }
 
     /// Frees everything the collector has committed, and says what that was.

@@ -34,6 +34,7 @@ use crate::span::Span;
 use block::Block;
 pub use packing::{PackDone, PackJob};
 pub use ranges::{KeyRange, Ranges};
+pub use reading::Unread;
 use reading::Reader;
 pub use segment::{Class, Key, Record};
 use writing::Active;
@@ -147,6 +148,9 @@ pub struct SpoolFigures {
     pub memory_bytes: u64,
     /// Payloads lost to the size bound, the age bound, or a fault of the disk.
     pub dropped: u64,
+    /// Reads that the system refused; what they were for is read again later.
+    #[serde(default)]
+    pub read_errors: u64,
     pub in_memory_only: bool,
     /// Sample time of the oldest payload that is owed.
     pub oldest_t_ms: Option<i64>,
@@ -177,6 +181,9 @@ pub struct Spool {
     next_segment: u32,
     durability: Durability,
     dropped: u64,
+    read_errors: u64,
+    /// Until then nothing is said of reads that are refused.
+    read_errors_said_until_ms: u64,
     reader: Reader,
     /// Ended segments, and the directory for the name of a new one, that the next fsync has to cover.
     ended_unsynced: Vec<Arc<File>>,
@@ -203,6 +210,7 @@ impl Spool {
             disk_bytes: self.disk_bytes(),
             memory_bytes: self.memory_bytes,
             dropped: self.dropped,
+            read_errors: self.read_errors,
             in_memory_only: self.durability != Durability::Disk,
             oldest_t_ms: self.oldest_t_ms(),
         }

@@ -31,6 +31,8 @@ impl Spool {
             next_segment: 0,
             durability: Durability::Disk,
             dropped: 0,
+            read_errors: 0,
+            read_errors_said_until_ms: 0,
             reader: Reader::new(),
             ended_unsynced: Vec::new(),
             #[cfg(test)]

@@ -28,6 +28,10 @@ impl KeyRange {
         Key { incarnation: self.incarnation, seq: self.through }
     }
 
+    pub fn keys(self) -> impl Iterator<Item = Key> {
+        (self.from..=self.through).map(move |seq| Key { seq, incarnation: self.incarnation })
+    }
+
     /// How many numbers it has; a damaged file may name more than can be counted.
     #[must_use]
     pub const fn count(&self) -> u64 {
@@ -81,7 +85,7 @@ impl Ranges {
 
     /// Every number, lowest first.
     pub fn keys(&self) -> impl Iterator<Item = Key> + '_ {
-        self.iter().flat_map(|range| (range.from..=range.through).map(move |seq| Key { seq, ..range.first() }))
+        self.iter().flat_map(KeyRange::keys)
     }
 
     /// What of the set lies between two numbers, both included.

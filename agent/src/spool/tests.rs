@@ -76,7 +76,7 @@ fn keeps_until_committed_and_across_restart() {
     assert!(fill(&mut spool, 1..=30).is_empty());
     spool.append(&record(1, 31, Class::Event), 0, T0);
     spool.flush(0);
-    assert_eq!(spool.read(Key { incarnation: 1, seq: 7 }).unwrap(), record(1, 7, Class::Data));
+    assert_eq!(spool.read(Key { incarnation: 1, seq: 7 }, 0).unwrap(), record(1, 7, Class::Data));
     assert!(dir.segments().len() > 3, "several segments");
     let freed = spool.commit(&mark(1, 20, vec![(5, 6)]));
     assert_eq!(freed.iter().map(KeyRange::count).sum::<u64>(), 18);
@@ -84,8 +84,8 @@ fn keeps_until_committed_and_across_restart() {
     drop(spool);
     let Opened { mut spool, gaps, notes } = open(&dir);
     assert!(gaps.is_empty() && notes.is_empty(), "{gaps:?} {notes:?}");
-    assert_eq!(spool.read(Key { incarnation: 1, seq: 31 }).unwrap().class, Class::Event);
-    assert_eq!(spool.read(Key { incarnation: 1, seq: 5 }).unwrap(), record(1, 5, Class::Data));
+    assert_eq!(spool.read(Key { incarnation: 1, seq: 31 }, 0).unwrap().class, Class::Event);
+    assert_eq!(spool.read(Key { incarnation: 1, seq: 5 }, 0).unwrap(), record(1, 5, Class::Data));
     spool.commit(&mark(1, 31, vec![]));
     assert!(spool.is_empty());
     assert!(dir.segments().is_empty(), "nothing owed, nothing stored");
@@ -142,7 +142,7 @@ fn packed_segments_hold_the_same_payloads() {
         assert_eq!(seqs(&spool), (1..=10_000).collect::<Vec<_>>());
         for seq in (1..=10_000).rev().step_by(7).chain(1..=10_000) {
             let class = if seq % 10 == 0 { Class::Event } else { Class::Data };
-            assert_eq!(spool.read(Key { incarnation: 1, seq }).unwrap(), record(1, seq, class));
+            assert_eq!(spool.read(Key { incarnation: 1, seq }, 0).unwrap(), record(1, seq, class));
         }
     }
     spool.commit(&mark(1, 10_000, vec![(17, 17)]));
@@ -331,7 +331,7 @@ fn a_refusing_disk_costs_only_durability() {
     spool.refuse_writes = true;
     fill(&mut spool, 4..=6);
     assert!(matches!(spool.durability(), Durability::Memory { .. }));
-    assert_eq!(spool.read(Key { incarnation: 1, seq: 5 }).unwrap(), record(1, 5, Class::Data));
+    assert_eq!(spool.read(Key { incarnation: 1, seq: 5 }, 0).unwrap(), record(1, 5, Class::Data));
     spool.refuse_writes = false;
     spool.append(&record(1, 7, Class::Data), 1_000, T0);
     assert!(spool.figures().in_memory_only, "the disk is left alone for a while");
@@ -368,7 +368,7 @@ fn a_disk_that_comes_and_goes_keeps_numbers_in_order() {
     let left = spool.keys().map(|(key, _)| key).collect::<Vec<_>>();
     assert_eq!((left.len() as u64 + lost, spool.figures().dropped), (400, lost));
     for key in &left {
-        assert_eq!(spool.read(*key).unwrap().key, *key);
+        assert_eq!(spool.read(*key, 0).unwrap().key, *key);
     }
     spool.commit(&mark(1, 400, vec![]));
     let figures = spool.figures();
@@ -406,7 +406,7 @@ fn what_was_gathered_when_the_disk_refuses_is_not_lost() {
     spool.flush(0);
     assert!(spool.figures().in_memory_only);
     for seq in 1..=6 {
-        assert_eq!(spool.read(Key { incarnation: 1, seq }).unwrap(), record(1, seq, Class::Data), "{seq}");
+        assert_eq!(spool.read(Key { incarnation: 1, seq }, 0).unwrap(), record(1, seq, Class::Data), "{seq}");
     }
     drop(spool);
     let Opened { spool, gaps, .. } = open(&dir);
@@ -425,7 +425,7 @@ fn payloads_are_read_from_memory_and_from_disk_alike() {
         }
         for back in 1..=seq {
             let class = if back % 3 == 0 { Class::Event } else { Class::Data };
-            assert_eq!(spool.read(Key { incarnation: 1, seq: back }).unwrap(), record(1, back, class), "{seq} {back}");
+            assert_eq!(spool.read(Key { incarnation: 1, seq: back }, 0).unwrap(), record(1, back, class), "{seq} {back}");
         }
     }
 }

@@ -148,7 +148,7 @@ pub mod spool {
         assert!(gaps.iter().all(|gap| gap.from <= gap.through), "a gap ends before it begins");
         let keys: Vec<Key> = spool.keys().map(|(key, _)| key).collect();
         for key in &keys {
-            if let Ok(record) = spool.read(*key) {
+            if let Ok(record) = spool.read(*key, 1) {
                 assert_eq!(record.key, *key, "another payload was handed out");
             }
         }
@@ -158,7 +158,7 @@ pub mod spool {
         fresh.key.incarnation = next;
         spool.append(&fresh, 1, WALL_MS);
         spool.flush(2);
-        assert_eq!(spool.read(fresh.key).as_ref(), Ok(&fresh), "a new payload was lost");
+        assert_eq!(spool.read(fresh.key, 2).as_ref(), Ok(&fresh), "a new payload was lost");
         let everything = |i| WatermarkMark { i, through: u64::MAX, holes: Vec::new() };
         let marks = keys.iter().map(|key| everything(key.incarnation)).chain([everything(next)]).collect();
         spool.commit(&Watermark { v: WIRE_VERSION, collector: Site::A, marks });

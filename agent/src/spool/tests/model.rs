@@ -172,7 +172,7 @@ impl Run {
         let again: Vec<Key> =
             self.spool.keys().map(|(key, _)| key).filter(|key| !self.owed.contains_key(key)).collect();
         for key in again {
-            let record = self.spool.read(key).unwrap();
+            let record = self.spool.read(key, 0).unwrap();
             self.owed.insert(key, record);
         }
         self.say_watermark();
@@ -201,7 +201,7 @@ impl Run {
             Step::Refuse(refuse) => self.spool.refuse_writes = refuse,
             Step::Read(share) => {
                 if let Some(key) = self.some_key(share) {
-                    assert_eq!(self.spool.read(key).as_ref(), Ok(&self.owed[&key]));
+                    assert_eq!(self.spool.read(key, 0).as_ref(), Ok(&self.owed[&key]));
                 }
             }
             Step::GiveUp(share) => {
@@ -242,7 +242,7 @@ proptest! {
         }
         let all: Vec<Record> = run.owed.values().cloned().collect();
         for record in all {
-            let read = run.spool.read(record.key);
+            let read = run.spool.read(record.key, 0);
             prop_assert_eq!(read.as_ref(), Ok(&record));
         }
     }

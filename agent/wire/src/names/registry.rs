@@ -170,6 +170,7 @@ pub const NAMES: &[NameDef] = &[
     gauge("agent.spool.bytes", "By", "undelivered data on disk"),
     gauge("agent.spool.oldest", "s", "age of the oldest undelivered payload"),
     counter("agent.spool.dropped", "1", "payloads dropped for want of space"),
+    counter("agent.spool.read-errors", "1", "reads of the spool that the system refused; they are tried again"),
     counter("agent.polls.total", "1", "polls done"),
     counter("agent.polls.missed", "1", "polls skipped because the device overran its budget"),
     gauge("agent.lateness.p99", "ms", "p99 of how late polls started, last minute"),
