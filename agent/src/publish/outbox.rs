@@ -6,6 +6,9 @@
 //! Order: events, live data, backlog (oldest first, at a bounded rate). A payload leaves only by [`Outbox::forget`]: an
 //! acknowledgement of the broker merely starts the wait for the collector's.
 //!
+//! A collector keeps the numbers of so many starts of an agent and no more. So payloads of a few starts are under way at
+//! once, the oldest first, and those of the next one follow when all of one is committed.
+//!
 //! The backlog waits behind live data at the collector too, where nothing sorts them. So only so much of it is under way as
 //! the collector commits at once: its share grows while commits come soon, and falls when they come late or not at all.
 
@@ -31,6 +34,9 @@ const SHARE_MIN: usize = 64;
 const SHARE_FIRST: usize = 256;
 /// The newest of what was committed just now had been with the broker for longer than this: the collector is behind.
 const LATE_MS: u64 = 500;
+
+/// Earlier starts of which payloads are under way at once: half of what a watermark tells of.
+const STARTS_AT_ONCE: usize = Watermark::MAX_MARKS / 2;
 
 /// Numbers that shape the order.
 #[derive(Debug, Clone, Copy)]
@@ -60,6 +66,10 @@ pub struct Outbox {
     /// By class: what cannot be read now, and what of it comes back when.
     put_off: [Ranges; 2],
     put_off_until: BTreeSet<(u64, Key, Key, Class)>,
+    /// This start; its payloads go in any case.
+    newest: u64,
+    /// The last of the earlier starts whose turn it is, as long as that is known.
+    horizon: Option<u64>,
     in_flight: BTreeMap<Key, Class>,
     delivered: BTreeMap<Key, Delivered>,
     due: BTreeSet<(u64, Key)>,
@@ -82,6 +92,8 @@ impl Outbox {
             late_events: Ranges::default(),
             put_off: [Ranges::default(), Ranges::default()],
             put_off_until: BTreeSet::new(),
+            newest: 0,
+            horizon: None,
             in_flight: BTreeMap::new(),
             delivered: BTreeMap::new(),
             due: BTreeSet::new(),
@@ -99,6 +111,7 @@ impl Outbox {
 
     /// A payload was stored just now.
     pub fn accept(&mut self, key: Key, class: Class, now_ms: u64) {
+        self.newest = self.newest.max(key.incarnation);
         if class == Class::Event {
             self.events.insert(KeyRange::one(key));
             return;
@@ -117,6 +130,7 @@ impl Outbox {
 
     /// Payloads of an earlier start, or some that have to be sent again.
     pub fn restore(&mut self, range: KeyRange, class: Class) {
+        self.horizon = None;
         match class {
             Class::Data => self.backlog.insert(range),
             Class::Event => self.events.insert(range),
@@ -185,7 +199,8 @@ impl Outbox {
         if self.in_flight.len() >= self.config.window {
             return None;
         }
-        let (key, class, lane) = if let Some(key) = self.events.pop_first() {
+        let horizon = self.horizon();
+        let (key, class, lane) = if let Some(key) = pop(&mut self.events, horizon, self.newest) {
             (key, Class::Event, Lane::Event)
         } else if let Some(key) = self.pop_live() {
             (key, Class::Data, Lane::Data)
@@ -197,10 +212,10 @@ impl Outbox {
             if self.in_flight.len() >= room || crowded || self.allowance < 1.0 {
                 return None;
             }
-            let old = if let Some(key) = self.late_events.pop_first() {
+            let old = if let Some(key) = pop(&mut self.late_events, horizon, self.newest) {
                 (key, Class::Event, Lane::Event)
             } else {
-                (self.backlog.pop_first()?, Class::Data, Lane::Hist)
+                (pop(&mut self.backlog, horizon, self.newest)?, Class::Data, Lane::Hist)
             };
             self.allowance -= 1.0;
             self.old.insert(old.0);
@@ -208,6 +223,30 @@ impl Outbox {
         };
         self.in_flight.insert(key, class);
         Some((key, class, lane))
+    }
+
+    /// What cannot be read now does not count: it may be for long, and others do not wait for it.
+    fn horizon(&mut self) -> u64 {
+        if let Some(horizon) = self.horizon {
+            return horizon;
+        }
+        let mut horizon = 0;
+        for turn in 0..STARTS_AT_ONCE {
+            let from = Key { incarnation: horizon + u64::from(turn > 0), seq: 0 };
+            let waiting = [&self.events, &self.backlog, &self.late_events];
+            let waiting = waiting.into_iter().filter_map(|waiting| waiting.first_from(from));
+            let sent = self.in_flight.range(from..).next().map(|(key, _)| *key);
+            let taken = self.delivered.range(from..).next().map(|(key, _)| *key);
+            match waiting.chain(sent).chain(taken).min() {
+                Some(first) if first.incarnation < u64::MAX => horizon = first.incarnation,
+                Some(_) | None => {
+                    horizon = u64::MAX;
+                    break;
+                }
+            }
+        }
+        self.horizon = Some(horizon);
+        horizon
     }
 
     fn pop_live(&mut self) -> Option<Key> {
@@ -233,6 +272,7 @@ impl Outbox {
         {
             self.due.remove(&(oldest.due_ms, key));
             self.old.remove(&key);
+            self.horizon = None;
             match oldest.class {
                 Class::Data => self.backlog.insert(KeyRange::one(key)),
                 Class::Event => self.late_events.insert(KeyRange::one(key)),
@@ -256,6 +296,7 @@ impl Outbox {
             Class::Data => &mut [&mut self.backlog],
             Class::Event => &mut [&mut self.events, &mut self.late_events],
         };
+        self.horizon = None;
         let put_off = &mut self.put_off[class.index()];
         put_off.insert(KeyRange::one(key));
         for neighbours in waiting.iter_mut().flat_map(|waiting| waiting.remove(first, last)) {
@@ -313,6 +354,7 @@ impl Outbox {
     /// Committed by the collector, or lost for good. What is still in the queue of live data is passed over when its turn
     /// comes, because the spool does not owe it.
     pub fn forget(&mut self, range: &KeyRange) {
+        self.horizon = None;
         let (first, last) = (range.first(), range.last());
         let all = first..=last;
         self.in_flight.extract_if(all.clone(), |_, _| true).for_each(drop);
@@ -328,9 +370,23 @@ impl Outbox {
     }
 }
 
+/// The first of these whose turn it is: of this start, or of an earlier one up to the horizon.
+fn pop(waiting: &mut Ranges, horizon: u64, newest: u64) -> Option<Key> {
+    let first = waiting.first()?;
+    let key = if first.incarnation <= horizon {
+        first
+    } else {
+        waiting.first_from(Key { incarnation: newest, seq: 0 }).filter(|own| own.incarnation == newest)?
+    };
+    waiting.remove(key, key);
+    Some(key)
+}
+
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
+    use std::collections::{BTreeMap, BTreeSet};
+
     use bcp_wire::{Lane, Site, Watermark, WatermarkMark};
 
     use super::{Outbox, OutboxConfig};
@@ -437,6 +493,65 @@ mod tests {
             sent.push(key.seq);
         }
         sent
+    }
+
+    /// A collector that keeps as many starts as a watermark has marks, and refuses what is older than them.
+    #[test]
+    fn payloads_of_many_starts_all_get_through() {
+        const STARTS: u64 = 100;
+        let mut outbox = Outbox::new(OutboxConfig { window: 64, backlog_per_s: 1_000, resend_after_ms: 10_000 }, 0);
+        for incarnation in 1..=STARTS {
+            outbox.restore(KeyRange { incarnation, from: 1, through: 1 }, Class::Event);
+            outbox.restore(KeyRange { incarnation, from: 2, through: 20 }, Class::Data);
+        }
+        let mut kept: BTreeMap<u64, BTreeSet<u64>> = BTreeMap::new();
+        let mut now_ms = 0;
+        for seq in 1..=1_000 {
+            now_ms += 500;
+            outbox.accept(Key { incarnation: STARTS + 1, seq }, Class::Data, now_ms);
+            outbox.advance(now_ms);
+            while let Some((key, ..)) = outbox.next() {
+                outbox.delivered(key, now_ms);
+                let oldest = kept.keys().next().copied().unwrap_or(0);
+                if !kept.contains_key(&key.incarnation) && kept.len() >= Watermark::MAX_MARKS {
+                    assert!(key.incarnation > oldest, "{key:?} would be refused, and so for ever");
+                    kept.remove(&oldest);
+                }
+                kept.entry(key.incarnation).or_default().insert(key.seq);
+            }
+            let freed: Vec<KeyRange> = kept
+                .iter()
+                .flat_map(|(i, seqs)| seqs.iter().map(|seq| KeyRange::one(Key { incarnation: *i, seq: *seq })))
+                .collect();
+            outbox.committed(&freed, now_ms);
+            if outbox.unsent() == 0 {
+                break;
+            }
+        }
+        assert_eq!((outbox.unsent(), outbox.delivered.len()), (0, 0));
+    }
+
+    #[test]
+    fn what_cannot_be_read_now_waits_and_others_go() {
+        let mut outbox = outbox();
+        outbox.restore(KeyRange { incarnation: 1, from: 1, through: 5 }, Class::Data);
+        outbox.restore(one(6), Class::Event);
+        outbox.advance(1_000);
+        assert_eq!(outbox.next().map(|(k, ..)| k.seq), Some(6));
+        assert_eq!(outbox.next().map(|(k, ..)| k.seq), Some(1));
+        outbox.put_off(key(1), (key(1), key(3)), 5_000);
+        assert_eq!((outbox.in_flight(), outbox.unsent()), (1, 5));
+        let mut then = |now_ms| {
+            outbox.advance(now_ms);
+            let next = outbox.next().map(|(k, ..)| k.seq);
+            next.into_iter().for_each(|seq| outbox.delivered(key(seq), now_ms));
+            next
+        };
+        assert_eq!((then(1_100), then(1_200), then(4_900)), (Some(4), Some(5), None));
+        assert_eq!((then(5_000), then(5_100)), (Some(1), Some(2)));
+        outbox.forget(&one(3));
+        outbox.advance(6_000);
+        assert_eq!(outbox.next(), None, "committed meanwhile");
     }
 
     fn of_a_long_outage(backlog: u64) -> Outbox {

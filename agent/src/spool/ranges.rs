@@ -139,10 +139,14 @@ impl Ranges {
         removed
     }
 
-    pub fn pop_first(&mut self) -> Option<Key> {
-        let first = self.first()?;
-        self.remove(first, first);
-        Some(first)
+    /// The lowest number that is not below this one.
+    #[must_use]
+    pub fn first_from(&self, from: Key) -> Option<Key> {
+        let holds = |(start, through): (&Key, &u64)| start.incarnation == from.incarnation && *through >= from.seq;
+        if self.ranges.range(..=from).next_back().is_some_and(holds) {
+            return Some(from);
+        }
+        self.ranges.range(from..).next().map(|(first, _)| *first)
     }
 
     fn take_out(&mut self, start: Key) -> Option<KeyRange> {

@@ -3,7 +3,7 @@
 //! Knows: per agent and incarnation, the ranges of sequence numbers that are in. Refuses to know: payloads, brokers,
 //! disks. Bounded: a number that would need one range too many is refused, and the agent sends it again later.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use bcp_wire::presence::AgentRef;
 use bcp_wire::{Site, WIRE_VERSION, Watermark, WatermarkMark};
@@ -11,6 +11,9 @@ use serde::{Deserialize, Serialize};
 
 /// Ranges kept of one incarnation; an agent that skips more often than this loses no data, it is only told later.
 pub const MAX_RANGES: usize = 1_024;
+/// Starts kept of one agent. It sends payloads of [`Watermark::MAX_MARKS`] starts at once at most, so the others are there for
+/// starts that pile up while those of an earlier one are still on their way.
+pub const MAX_STARTS: usize = 64;
 /// Agents known; far above a fleet of 1,500 hosts and 500 gateways at three sites.
 pub const MAX_AGENTS: usize = 16_384;
 
@@ -74,6 +77,10 @@ impl Ranges {
         (through, holes)
     }
 
+    fn is_whole(&self) -> bool {
+        matches!(self.0[..], [(1, _)])
+    }
+
     /// Numbers missing below the highest one.
     #[must_use]
     pub fn missing(&self) -> u64 {
@@ -99,31 +106,41 @@ impl AgentMarks {
     }
 
     fn insert(&mut self, incarnation: u64, first: u64, last: u64) -> Marked {
-        if !self.0.contains_key(&incarnation) {
-            let oldest = self.0.keys().next().copied().unwrap_or(0);
-            if self.0.len() >= Watermark::MAX_MARKS {
-                if incarnation < oldest {
-                    // So old that nobody waits for it; taken in, it could not be told from a duplicate later.
-                    return Marked::NoRoom;
-                }
-                self.0.remove(&oldest);
-            }
+        if !self.0.contains_key(&incarnation) && self.0.len() >= MAX_STARTS {
+            // Of whom nothing is missing nobody waits for anything. The newest stays in any case.
+            let newest = self.0.keys().next_back().copied().unwrap_or(0);
+            let whole = self.0.range(..newest).find(|(_, ranges)| ranges.is_whole()).map(|(start, _)| *start);
+            let gone = whole.or_else(|| self.0.keys().next().copied()).unwrap_or(0);
+            self.0.remove(&gone);
         }
         self.0.entry(incarnation).or_default().insert(first, last)
     }
 
-    /// What the agent is told.
+    /// What the agent is told: of the newest start, of those it wants to know of, and of the next newest as far as there is
+    /// room.
     #[must_use]
-    pub fn watermark(&self, collector: Site) -> Watermark {
-        let marks = self
-            .0
-            .iter()
-            .map(|(incarnation, ranges)| {
-                let (through, holes) = ranges.watermark();
-                WatermarkMark { i: *incarnation, through, holes }
+    pub fn watermark(&self, collector: Site, wanted: &BTreeSet<u64>) -> Watermark {
+        let newest = self.newest().map(|(start, _)| start);
+        let known = wanted.iter().rev().filter(|start| self.0.contains_key(start));
+        let mut told = BTreeSet::new();
+        for start in newest.iter().chain(known).chain(self.0.keys().rev()) {
+            if told.len() < Watermark::MAX_MARKS {
+                told.insert(*start);
+            }
+        }
+        let marks = told
+            .into_iter()
+            .filter_map(|start| {
+                let (through, holes) = self.0.get(&start)?.watermark();
+                Some(WatermarkMark { i: start, through, holes })
             })
             .collect();
         Watermark { v: WIRE_VERSION, collector, marks }
+    }
+
+    #[must_use]
+    pub fn knows(&self, incarnation: u64) -> bool {
+        self.0.contains_key(&incarnation)
     }
 }
 
@@ -167,7 +184,6 @@ impl Marks {
 mod tests {
     use super::*;
     use proptest::prelude::*;
-    use std::collections::BTreeSet;
 
     proptest! {
         #[test]
@@ -207,13 +223,31 @@ mod tests {
     }
 
     #[test]
-    fn old_incarnations_give_way_to_new_ones() {
+    fn starts_of_which_all_is_known_give_way_to_others() {
         let mut marks = AgentMarks::default();
-        for incarnation in 10..40 {
-            assert_eq!(marks.insert(incarnation, 1, 1), Marked::New);
+        // Of the first two something is missing.
+        for start in 10..=200 {
+            assert_eq!(marks.insert(start, 1 + u64::from(start < 12), 5), Marked::New);
         }
-        assert_eq!(marks.watermark(Site::A).marks.len(), Watermark::MAX_MARKS);
-        assert_eq!(marks.insert(3, 1, 1), Marked::NoRoom);
-        assert_eq!(marks.newest().map(|(i, _)| i), Some(39));
+        assert_eq!((marks.0.len(), marks.newest().map(|(start, _)| start)), (MAX_STARTS, Some(200)));
+        assert!(marks.knows(10) && marks.knows(11));
+        assert_eq!(marks.insert(3, 1, 1), Marked::New, "what is older than all of them gets in as well");
+        assert_eq!(marks.insert(3, 1, 1), Marked::Duplicate);
+    }
+
+    #[test]
+    fn an_agent_is_told_of_the_starts_that_it_sent_of() {
+        let mut marks = AgentMarks::default();
+        for start in 1..=60 {
+            marks.insert(start, 1, start);
+        }
+        let told = |wanted: &[u64]| {
+            let mark = marks.watermark(Site::A, &wanted.iter().copied().collect());
+            assert!(mark.marks.is_sorted_by_key(|mark| mark.i) && mark.marks.len() == Watermark::MAX_MARKS);
+            mark.marks.iter().map(|mark| mark.i).collect::<Vec<_>>()
+        };
+        assert_eq!(told(&[]), (45..=60).collect::<Vec<_>>());
+        assert_eq!(told(&[3, 7, 99]), [3, 7].into_iter().chain(47..=60).collect::<Vec<_>>());
+        assert_eq!(told(&(1..=30).collect::<Vec<_>>()), (16..=30).chain([60]).collect::<Vec<_>>());
     }
 }

@@ -19,7 +19,7 @@ const SAY_EVERY_MS: u64 = 60_000;
 impl Intake {
     /// True where the payload is new. Marks it.
     pub(super) fn is_new(&mut self, agent: &AgentRef, incarnation: u64, seq: u64) -> Result<bool, Refusal> {
-        self.due.arrived(agent);
+        self.due.arrived(agent, incarnation);
         match self.seen.insert(agent, incarnation, seq) {
             Marked::New => {
                 self.group.marks.push((agent.clone(), incarnation, seq, seq));

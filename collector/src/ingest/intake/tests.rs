@@ -113,7 +113,8 @@ fn a_duplicate_changes_nothing_even_after_a_restart() {
     bench.commit();
     assert_eq!(bench.history(), [0, 500]);
     let agent = AgentRef { site: Site::A, agent: "gw-a".parse().unwrap() };
-    let mark = bench.store.as_ref().unwrap().marks_of(&agent).unwrap().watermark(Site::A);
+    let mark =
+        bench.store.as_ref().unwrap().marks_of(&agent).unwrap().watermark(Site::A, &std::collections::BTreeSet::new());
     assert!(mark.covers(7, 1) && !mark.covers(7, 2) && mark.covers(7, 3));
 }
 
@@ -177,7 +178,8 @@ fn a_gap_closes_the_hole_and_is_shown() {
     bench.at(1_100, "bcp/v1/a/gw-a/event/gw-a", gap.as_bytes());
     bench.commit();
     let agent = AgentRef { site: Site::A, agent: "gw-a".parse().unwrap() };
-    let mark = bench.store.as_ref().unwrap().marks_of(&agent).unwrap().watermark(Site::A);
+    let mark =
+        bench.store.as_ref().unwrap().marks_of(&agent).unwrap().watermark(Site::A, &std::collections::BTreeSet::new());
     assert_eq!((mark.marks[0].through, mark.marks[0].holes.len()), (6, 0));
     assert_eq!(bench.intake.devices()["gw-a"].gaps[0].samples, Some(40));
     assert_eq!(bench.store.as_ref().unwrap().events(&"gw-a".parse().unwrap(), 10).unwrap()[0].kind, "gap");

@@ -23,22 +23,27 @@ use crate::serve::{checks, show, wall_now};
 impl Driver {
     /// Tells agents what is committed. What cannot be sent now stays due.
     pub(super) fn send_watermarks(&mut self) {
-        for agent in self.intake.due.take() {
+        for (agent, mut starts) in self.intake.due.take() {
             let Some(marks) = self.store.marks_of(&agent) else { continue };
-            let mark = marks.watermark(self.config.site);
+            let mark = marks.watermark(self.config.site, &starts);
             if let Some((incarnation, ranges)) = marks.newest() {
                 let through = mark.marks.iter().find(|m| m.i == incarnation).map_or(0, |m| m.through);
                 self.intake.committed(&agent, through, ranges.missing());
             }
             let Some(link) = self.links.get(&agent.site).filter(|link| link.health.connected) else {
-                self.intake.due.later(agent);
+                self.intake.due.later(agent, starts);
                 continue;
             };
             let leaf = Leaf::Ack { collector: self.config.site };
             let topic = Topic::new(agent.site, agent.agent.clone(), leaf).to_string();
             let body = serde_json::to_vec(&mark).unwrap_or_default();
             if link.retained.try_publish(topic, body, PublishOptions::at_least_once().retained()).is_err() {
-                self.intake.due.later(agent);
+                self.intake.due.later(agent, starts);
+                continue;
+            }
+            starts.retain(|start| marks.knows(*start) && mark.marks.iter().all(|mark| mark.i != *start));
+            if !starts.is_empty() {
+                self.intake.due.later(agent, starts);
             }
         }
     }
