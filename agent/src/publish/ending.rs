@@ -68,7 +68,7 @@ impl Publisher {
                 tokio::time::sleep(Duration::from_millis(50)).await;
             }
         }
-        self.spool.flush(self.now_ms());
+        self.spool.close(self.now_ms());
         if let Err(error) = sync_all(&self.spool.take_unsynced()) {
             tracing::error!(%error, "the spool was not synced at the end");
         }

@@ -78,6 +78,19 @@ impl Publisher {
         tracing::error!(left = todo.len(), "gaps are not recorded: the spool holds nothing any more");
     }
 
+    /// What the spool could not read when it was opened is looked for now and then.
+    pub(super) fn look_for_late(&mut self, now_ms: u64) {
+        let Some(found) = self.spool.read_late(now_ms) else { return };
+        for (range, class) in found.owed {
+            self.outbox.restore(range, class);
+        }
+        for note in found.notes {
+            tracing::warn!(%note, "of the spool");
+            self.notice(note);
+        }
+        self.record_gaps(found.gaps);
+    }
+
     pub(super) fn notice(&mut self, text: String) {
         let device = envelope::self_device(&self.setup.agent);
         let record = self.composer.event(&device, wall_ms(), EventKind::Notice { text });

@@ -338,7 +338,8 @@ impl Publisher {
             self.state_due_ms = 0;
         }
         self.sync_spool(now_ms).await;
-        self.pack_spool().await;
+        self.pack_spool(now_ms).await;
+        self.look_for_late(now_ms);
         let figures = PublishFigures {
             connected: self.connected,
             unsent: self.outbox.unsent(),
@@ -355,17 +356,17 @@ impl Publisher {
     }
 
     /// One job at a time, on a thread that may wait for the disk.
-    async fn pack_spool(&mut self) {
+    async fn pack_spool(&mut self, now_ms: u64) {
         if self.packing.as_ref().is_some_and(JoinHandle::is_finished)
             && let Some(done) = self.packing.take()
         {
             match done.await {
-                Ok(done) => self.spool.packed(done),
+                Ok(done) => self.spool.packed(done, now_ms),
                 Err(error) => tracing::error!(%error, "packing broke off; its segments stay as they are"),
             }
         }
         if self.packing.is_none() {
-            let jobs = self.spool.take_packing();
+            let jobs = self.spool.take_packing(now_ms);
             if !jobs.is_empty() {
                 let work = || jobs.into_iter().map(PackJob::run).collect();
                 self.packing = Some(tokio::task::spawn_blocking(work));

@@ -16,7 +16,9 @@ const GAP_RANGES_MAX: usize = 64;
 
 impl Spool {
     pub(super) fn enforce_bounds(&mut self, wall_ms: i64) -> Vec<Gap> {
-        let mut gaps = Vec::new();
+        let max_age_ms = i64::try_from(self.config.max_age.as_millis()).unwrap_or(i64::MAX);
+        let oldest_t_ms = wall_ms.saturating_sub(max_age_ms);
+        let mut gaps = self.drop_late(oldest_t_ms);
         while self.memory_bytes > RAM_MAX_BYTES.min(self.config.max_bytes) {
             let class = usize::from(self.memory[0].is_empty());
             let Some((key, held)) = self.memory[class].pop_first() else { break };
@@ -34,11 +36,8 @@ impl Spool {
             }
             gaps.extend(self.drop_oldest(class, "spool full"));
         }
-        let max_age_ms = i64::try_from(self.config.max_age.as_millis()).unwrap_or(i64::MAX);
         for class in 0..self.streams.len() {
-            while self.streams[class].segments.len() > 1
-                && self.streams[class].segments[0].newest_t_ms < wall_ms.saturating_sub(max_age_ms)
-            {
+            while self.streams[class].segments.len() > 1 && self.streams[class].segments[0].newest_t_ms < oldest_t_ms {
                 gaps.extend(self.drop_oldest(class, "older than max_age"));
             }
         }
@@ -97,7 +96,7 @@ impl Spool {
         {
             let between = (Key { seq: last.through + 1, ..lost.first() }, Key { seq: lost.from - 1, ..lost.first() });
             let owes = |owed: &Ranges| owed.within(between.0, between.1).next().is_some();
-            if between.0 == lost.first() || crowded && !self.owed.iter().any(owes) {
+            if between.0 == lost.first() || crowded && self.late.is_empty() && !self.owed.iter().any(owes) {
                 last.through = lost.through;
                 last.samples = last.samples.zip(samples).map(|(known, more)| known + more);
                 return;
@@ -129,17 +128,20 @@ impl Spool {
             self.dropped = self.dropped.saturating_add(range.count());
         }
         self.sweep();
-        self.joined(lost)
+        self.joined(lost, "spool damaged")
     }
 
-    /// Gaps of damage. Neighbours are joined where nothing between is owed: what is between was delivered or is lost too,
+    /// As few gaps as can be. Neighbours are joined where nothing between is owed: what is between was delivered or is lost too,
     /// and the collector knows the one and is told the other.
-    pub(super) fn joined(&self, lost: &Ranges) -> Vec<Gap> {
+    pub(super) fn joined(&self, lost: &Ranges, reason: &str) -> Vec<Gap> {
         let mut gaps: Vec<Gap> = Vec::new();
         for range in lost.iter() {
             if let Some(last) = gaps.last_mut().filter(|last| last.incarnation == range.incarnation) {
                 let between = (Key { seq: last.through.saturating_add(1), ..range.first() }, range.first());
-                if !self.owed.iter().any(|owed| owed.within(between.0, between.1).next().is_some()) {
+                // What could not be read yet may be between.
+                if self.late.is_empty()
+                    && !self.owed.iter().any(|owed| owed.within(between.0, between.1).next().is_some())
+                {
                     last.through = range.through;
                     continue;
                 }
@@ -149,7 +151,7 @@ impl Spool {
                 from: range.from,
                 through: range.through,
                 samples: None,
-                reason: "spool damaged".to_owned(),
+                reason: reason.to_owned(),
             });
         }
         gaps

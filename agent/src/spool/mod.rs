@@ -14,6 +14,7 @@
 
 mod block;
 mod bounds;
+mod late;
 mod opening;
 mod packing;
 mod ranges;
@@ -32,10 +33,12 @@ use serde::Deserialize;
 
 use crate::span::Span;
 use block::Block;
+pub use late::FoundLate;
+use late::Late;
 pub use packing::{PackDone, PackJob};
 pub use ranges::{KeyRange, Ranges};
-pub use reading::Unread;
 use reading::Reader;
+pub use reading::Unread;
 pub use segment::{Class, Key, Record};
 use writing::Active;
 
@@ -77,7 +80,7 @@ impl SpoolConfig {
     #[must_use]
     pub fn faults(&self) -> Vec<(&'static str, String)> {
         let mut faults = Vec::new();
-        if !(64 << 10..=16 << 20).contains(&self.segment_bytes) {
+        if !(64 << 10..=segment::CONFIGURED_MAX_BYTES).contains(&self.segment_bytes) {
             faults.push(("segment_bytes", "must be between 64 KiB and 16 MiB".to_owned()));
         }
         let four_segments = self.segment_bytes.saturating_mul(4);
@@ -108,6 +111,8 @@ struct Segment {
     id: u32,
     path: PathBuf,
     bytes: u64,
+    /// The number it is named after; the first that is in it may be another one.
+    name: Key,
     first: Key,
     last: Key,
     newest_t_ms: i64,
@@ -182,6 +187,11 @@ pub struct Spool {
     durability: Durability,
     dropped: u64,
     read_errors: u64,
+    /// Times in a row that the disk refused a packed segment.
+    packs_refused: u8,
+    pack_again_at_ms: u64,
+    /// What was there at opening and could not be read.
+    late: Late,
     /// Until then nothing is said of reads that are refused.
     read_errors_said_until_ms: u64,
     reader: Reader,
@@ -200,7 +210,8 @@ impl Spool {
     /// The highest incarnation stored, so that a lost counter is not used twice.
     #[must_use]
     pub fn highest_incarnation(&self) -> u64 {
-        self.owed.iter().filter_map(Ranges::last).max().map_or(0, |key| key.incarnation)
+        let owed = self.owed.iter().filter_map(Ranges::last).map(|key| key.incarnation);
+        owed.chain(self.late.highest_incarnation()).max().unwrap_or(0)
     }
 
     #[must_use]
@@ -236,7 +247,8 @@ impl Spool {
     }
 
     fn disk_bytes(&self) -> u64 {
-        self.streams.iter().flat_map(|stream| &stream.segments).map(|segment| segment.bytes).sum()
+        let segments = self.streams.iter().flat_map(|stream| &stream.segments);
+        segments.map(|segment| segment.bytes).sum::<u64>() + self.late.bytes()
     }
 
     #[must_use]

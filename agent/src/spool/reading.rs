@@ -13,7 +13,7 @@ use bcp_wire::Gap;
 use flate2::Decompress;
 
 use super::block::{self, Block};
-use super::ranges::Ranges;
+use super::ranges::{KeyRange, Ranges};
 use super::scan;
 use super::segment::{self, Key, Record};
 use super::writing::Active;
@@ -88,6 +88,9 @@ pub(super) struct Reader {
     /// The error of every read from the disk.
     #[cfg(test)]
     pub refuse: Option<i32>,
+    /// At opening, of this class only.
+    #[cfg(test)]
+    pub refuse_only: Option<super::Class>,
 }
 
 impl Reader {
@@ -98,6 +101,8 @@ impl Reader {
             inflate: Decompress::new(false),
             #[cfg(test)]
             refuse: None,
+            #[cfg(test)]
+            refuse_only: None,
         }
     }
 
@@ -228,21 +233,12 @@ impl Spool {
 
     fn set_refused(&mut self, class: usize, segment: u32, offset: u32, refused: u8) {
         let found = self.streams[class].segments.iter_mut().find(|known| known.id == segment);
-        if let Some(block) =
-            found.and_then(|segment| segment.blocks.iter_mut().find(|block| block.offset == offset))
-        {
+        if let Some(block) = found.and_then(|segment| segment.blocks.iter_mut().find(|block| block.offset == offset)) {
             block.refused = refused;
         }
     }
 
-    fn put_off(
-        &mut self,
-        class: usize,
-        key: Key,
-        at: Option<(u32, Block)>,
-        error: &io::Error,
-        now_ms: u64,
-    ) -> Unread {
+    fn put_off(&mut self, class: usize, key: Key, at: Option<(u32, Block)>, error: &io::Error, now_ms: u64) -> Unread {
         self.refused_read(error, now_ms);
         let Some((segment, block)) = at else {
             return Unread::Later { first: key, last: key, until_ms: now_ms.saturating_add(READ_RETRY_MS) };
@@ -264,10 +260,10 @@ impl Spool {
     /// What of a damaged block is owed and nowhere else.
     fn lost_with(&mut self, class: usize, key: Key, at: Option<(u32, Block)>) -> Ranges {
         let mut lost = Ranges::default();
-        lost.insert(super::KeyRange::one(key));
+        lost.insert(KeyRange::one(key));
         let Some((id, block)) = at else { return lost };
         let within = self.owed[class].within(block.first, block.last);
-        let owed: Vec<Key> = within.flat_map(|range| range.keys()).take(GIVEN_UP_MAX).collect();
+        let owed: Vec<Key> = within.flat_map(KeyRange::keys).take(GIVEN_UP_MAX).collect();
         for other in owed {
             let stream = &self.streams[class];
             let in_memory = self.memory[class].contains_key(&other)
@@ -280,7 +276,7 @@ impl Spool {
                 segment.blocks.iter().any(|known| known.spans(other) && !is_it(known))
             });
             if !elsewhere || matches!(self.find(class, other), Err(Missing { fault: Fault::Damaged, .. })) {
-                lost.insert(super::KeyRange::one(other));
+                lost.insert(KeyRange::one(other));
             }
         }
         lost

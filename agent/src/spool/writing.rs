@@ -192,7 +192,8 @@ impl Spool {
             if let Some(delivered) = stream.segments.pop_back_if(delivered) {
                 self.reader.forget(delivered.id);
                 delete(&delivered.path);
-            } else if ended.unsynced {
+            } else {
+                stream.segments.back().into_iter().for_each(|segment| seal(segment, &ended));
                 self.ended_unsynced.push(ended.file);
             }
         }
@@ -202,6 +203,7 @@ impl Spool {
             id,
             path,
             bytes: HEADER_BYTES,
+            name: first.key,
             first: first.key,
             last: first.key,
             newest_t_ms: first.t_ms,
@@ -238,6 +240,7 @@ impl Spool {
             if active.is_pending() {
                 cut_back(segment, &active);
             }
+            seal(segment, &active);
             let owed = &self.owed[class];
             let is_empty = segment.blocks.is_empty() || owed.within(segment.first, segment.last).next().is_none();
             if is_empty && let Some(empty) = self.streams[class].segments.pop_back() {
@@ -248,6 +251,17 @@ impl Spool {
         self.ended_unsynced.clear();
         self.durability =
             Durability::Memory { reason: error.to_string(), retry_at_ms: now_ms.saturating_add(DISK_RETRY_MS) };
+    }
+
+    /// Ends the segments that are written to: nothing more comes. What was written has to be synced still.
+    pub fn close(&mut self, now_ms: u64) {
+        self.flush(now_ms);
+        for stream in &mut self.streams {
+            if let (Some(segment), Some(ended)) = (stream.segments.back(), stream.active.take()) {
+                seal(segment, &ended);
+                self.ended_unsynced.push(ended.file);
+            }
+        }
     }
 
     /// Files with payloads that no fsync covers yet. The caller syncs them off its own thread.
@@ -261,6 +275,13 @@ impl Spool {
     /// A failed fsync: what was written since may be gone, so nothing more is trusted to this disk for a while.
     pub fn sync_failed(&mut self, error: &io::Error, now_ms: u64) {
         self.fall_back(error, now_ms);
+    }
+}
+
+/// Without it the segment is as good, only its damage is told less exactly.
+fn seal(segment: &Segment, ended: &Active) {
+    if let Err(error) = segment::seal(&ended.file, segment.name, segment.last) {
+        tracing::debug!(%error, path = %segment.path.display(), "a segment is not sealed");
     }
 }
 

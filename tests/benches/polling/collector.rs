@@ -1,6 +1,7 @@
 //! The other end of the link: mosquitto, and a collector that takes everything in, commits it and says so.
 
 use std::borrow::Cow;
+use std::collections::BTreeSet;
 use std::io::Read;
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -82,7 +83,7 @@ pub async fn collect(port: u16, agent: Id, received: Arc<AtomicU64>) -> Result<(
                 }
             },
             _ = tick.tick() => {
-                let Some(mark) = marks.get(&agent).map(|marks| marks.watermark(Site::A)) else { continue };
+                let Some(mark) = marks.get(&agent).map(|marks| marks.watermark(Site::A, &BTreeSet::new())) else { continue };
                 let topic = Topic::new(Site::A, agent.agent.clone(), Leaf::Ack { collector: Site::A }).to_string();
                 let payload = serde_json::to_vec(&mark)?;
                 let _ = client.try_publish(topic, payload, PublishOptions::at_least_once().retain(true));

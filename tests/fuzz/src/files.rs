@@ -91,7 +91,7 @@ pub mod spool {
     use crate::scratch_name;
 
     const MEND: u8 = 1;
-    const HEADER_BYTES: usize = 8;
+    const HEADER_BYTES: usize = 36;
     const MARK: [u8; 4] = [0xB5, 0xC0, 0x0B, 0x0C];
     const PACKED_MARK: [u8; 4] = [0xB5, 0xC0, 0x0B, 0x0D];
     const WALL_MS: i64 = 1_790_000_000_000;
@@ -184,8 +184,8 @@ pub mod spool {
             spool.append(&record(seq, br#"{"v":1}"#), 0, WALL_MS);
         }
         spool.flush(1);
-        let done = spool.take_packing().into_iter().map(PackJob::run).collect();
-        spool.packed(done);
+        let done = spool.take_packing(1).into_iter().map(PackJob::run).collect();
+        spool.packed(done, 1);
         let names = std::fs::read_dir(&dir).expect("the spool's directory").flatten().map(|entry| entry.path());
         let segment = read(&names.min().expect("a segment"));
         let _ = std::fs::remove_dir_all(&dir);

@@ -193,8 +193,8 @@ impl Run {
             }
             Step::PackLater => {
                 let done = std::mem::take(&mut self.packing);
-                self.spool.packed(done);
-                self.packing = self.spool.take_packing().into_iter().map(super::PackJob::run).collect();
+                self.spool.packed(done, 0);
+                self.packing = self.spool.take_packing(0).into_iter().map(super::PackJob::run).collect();
             }
             Step::Reopen => self.reopen(0),
             Step::Tear(cut) => self.reopen(cut),
