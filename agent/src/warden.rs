@@ -8,6 +8,8 @@
 //! * it never starts anything but `stop` and `verify-stopped`, and never lengthens a lease;
 //! * it works under the ticket's lock; a gate that does not let go of the lock after the deadline is killed;
 //! * a service is not believed stopped before `verify-stopped` said so;
+//! * until then nothing is asked of a disk, where a gate was at work in this boot; a record that cannot be read means that
+//!   anything may run, and is not written over;
 //! * looking, locking, stopping and verifying are over within `stop_max` of the deadline ([`Budget`]), also where a stop hangs;
 //! * a stop that hangs keeps no other ticket waiting.
 //!
@@ -16,14 +18,14 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use bcp_wire::Site;
+use bcp_wire::{Epoch, Site};
 use rustix::mm::{MlockAllFlags, mlockall};
 use rustix::process::{Resource, getrlimit};
 
 use crate::gate::budget::{Budget, POLL_MS, Verdict};
-use crate::gate::record::{BootMs, Record};
+use crate::gate::record::{BootMs, Brief, Record};
 use crate::gate::script::{Script, succeeded};
-use crate::gate::store::{Store, StoreError, Version};
+use crate::gate::store::{DeadlineFile, ProcessMark, StopMark, Store, StoreError, Version};
 use crate::gate::{GateSetup, boot_id, boot_ms};
 
 /// How often the deadlines are looked at.
@@ -31,6 +33,9 @@ const POLL: Duration = Duration::from_millis(POLL_MS);
 const STOP_RETRY: Duration = Duration::from_millis(250);
 /// Stack of a ticket's thread: small files and a child process. All stacks are locked in memory.
 const STACK_BYTES: usize = 256 << 10;
+
+/// Of a ticket whose record cannot be read.
+const UNKNOWN: Brief = Brief { may_run: true, closed: false, holder: None };
 
 /// Why a warden cannot start.
 #[derive(Debug, thiserror::Error)]
@@ -49,10 +54,34 @@ struct Watch {
     budget: Budget,
     /// Longest a step of this ticket takes.
     step_ms: u64,
-    version: Version,
-    record: Record,
+    site: Site,
+    boot: String,
+    /// The last deadline file of this boot: one that vanishes does not lengthen what it said.
+    last: Option<DeadlineFile>,
+    /// The record, where there is no deadline file; `None` as long as it cannot be read.
+    record: Option<(Version, Record)>,
+    said_unreadable: bool,
     /// When this ticket was first seen without a lease while its gate may still be stopping it.
     noticed: Option<BootMs>,
+    /// What was stopped and verified: not stopped again until something else is said of it.
+    stopped: Option<Known>,
+}
+
+/// What is known of a ticket at one look.
+#[derive(Debug, Clone, PartialEq)]
+struct Known {
+    epoch: Epoch,
+    brief: Brief,
+    deadline: Option<BootMs>,
+    step: Option<ProcessMark>,
+    gate: Option<ProcessMark>,
+}
+
+impl Known {
+    fn of(file: &DeadlineFile, brief: Brief) -> Known {
+        let DeadlineFile { epoch, deadline, gate, step, .. } = *file;
+        Known { epoch, brief, deadline: Some(deadline), step, gate: Some(gate) }
+    }
 }
 
 /// Watches until `stop` turns true. Blocks.
@@ -70,16 +99,27 @@ fn watch_all(setup: &GateSetup, stop: &AtomicBool, started: impl FnOnce()) -> Re
     let mut watches = Vec::new();
     for ticket in &setup.config.tickets {
         let fault = |source| WardenError::Store { ticket: ticket.id.clone(), source };
-        let store = Store::open(&setup.dir(), &ticket.id).map_err(fault)?;
+        let store = setup.store(&ticket.id).map_err(fault)?;
+        if !store.is_in_memory() {
+            tracing::warn!(dir = %setup.runtime_dir().display(), "the runtime directory is on a disk; a stop may have to wait for it");
+        }
         let script = setup.script(ticket, &store);
-        // What a running step writes must not be cut off by a stop that goes on at the same time.
-        let script = Script { log: script.log.with_extension("warden.log"), ..script };
-        let record = store.read().map_err(fault)?;
-        let version = store.version();
-        let step_ms = ticket.step_timeout.as_millis();
-        watches.push(Watch { store, script, budget, step_ms, version, record, noticed: None });
+        // What the gate's stop writes must not be cut off by one that goes on at the same time.
+        let script = Script { stop_log: script.stop_log.with_extension("warden.log"), ..script };
+        watches.push(Watch {
+            store,
+            script,
+            budget,
+            step_ms: ticket.step_timeout.as_millis(),
+            site: setup.site,
+            boot: boot.clone(),
+            last: None,
+            record: None,
+            said_unreadable: false,
+            noticed: None,
+            stopped: None,
+        });
     }
-    let boot = boot.as_str();
     std::thread::scope(|scope| {
         for mut watch in watches {
             let ticket = watch.script.ticket.clone();
@@ -87,7 +127,7 @@ fn watch_all(setup: &GateSetup, stop: &AtomicBool, started: impl FnOnce()) -> Re
             let body = move || {
                 let _guard = AbortOnPanic;
                 while !stop.load(Ordering::Relaxed) {
-                    watch.look(setup.site, boot, stop);
+                    watch.look(stop);
                     std::thread::sleep(POLL);
                 }
             };
@@ -105,102 +145,141 @@ fn watch_all(setup: &GateSetup, stop: &AtomicBool, started: impl FnOnce()) -> Re
 }
 
 impl Watch {
-    fn look(&mut self, site: Site, boot: &str, stop: &AtomicBool) {
-        let version = self.store.version();
-        if version != self.version {
-            match self.store.read() {
-                Ok(record) => {
-                    self.record = record;
-                    self.version = version;
-                }
-                // The last record that could be read stands; it can only make the warden stop something.
-                Err(error) => tracing::error!(%error, "the record cannot be read"),
-            }
-        }
-        if !self.record.may_run {
+    fn look(&mut self, stop: &AtomicBool) {
+        let known = self.known();
+        if !known.brief.may_run || self.stopped.as_ref() == Some(&known) {
             self.noticed = None;
             return;
         }
-        let deadline = self.store.read_deadline(boot).map(|file| file.deadline);
         let now = boot_ms();
         let noticed = *self.noticed.get_or_insert(now);
-        match self.budget.judge(&self.record, deadline, noticed, now) {
+        match self.budget.judge(known.brief, known.deadline, noticed, now) {
             Verdict::Fine => self.noticed = None,
             Verdict::GateActs { until } if now < until => {}
-            Verdict::GateActs { .. } | Verdict::Late => self.act(site, boot, stop),
+            Verdict::GateActs { .. } | Verdict::Late => self.act(stop),
         }
     }
 
-    /// The loss action: kill the step, close the epoch, stop, verify.
-    fn act(&mut self, site: Site, boot: &str, stop: &AtomicBool) {
+    /// From memory where a gate was at work in this boot; only where none was, from the disk.
+    fn known(&mut self) -> Known {
+        let found = self.store.read_deadline(&self.boot);
+        if let Some(file) = &found
+            && let Some(brief) = file.brief
+        {
+            let known = Known::of(file, brief);
+            self.last = found;
+            return known;
+        }
+        match (found, &self.last) {
+            (None, Some(last)) => Known::of(last, last.brief.unwrap_or(UNKNOWN)),
+            // A gate of an older version.
+            (Some(file), _) => Known::of(&file, self.read_record().brief()),
+            (None, None) => {
+                let record = self.read_record();
+                Known { epoch: record.epoch, brief: record.brief(), deadline: None, step: None, gate: None }
+            }
+        }
+    }
+
+    /// The record; where it cannot be read, one that says that anything may run.
+    fn read_record(&mut self) -> Record {
+        let version = self.store.version();
+        if let Some((known, record)) = &self.record
+            && *known == version
+        {
+            return record.clone();
+        }
+        match self.store.read() {
+            Ok(record) => {
+                self.said_unreadable = false;
+                self.record = Some((version, record.clone()));
+                record
+            }
+            Err(error) => {
+                if !std::mem::replace(&mut self.said_unreadable, true) {
+                    tracing::error!(%error, ticket = %self.script.ticket, "the record cannot be read; what may run is stopped");
+                }
+                let epoch = self.record.take().map_or(Epoch::NONE, |(_, record)| record.epoch);
+                let Brief { may_run, closed, holder } = UNKNOWN;
+                Record { epoch, may_run, closed, holder, ..Record::default() }
+            }
+        }
+    }
+
+    /// The loss action: kill the step, say so in memory, stop, verify. The disk is told last.
+    fn act(&mut self, stop: &AtomicBool) {
         let mut lock = self.store.lock(Duration::from_millis(self.budget.lock_ms()));
         if lock.is_none()
-            && let Some(gate) = self.store.read_deadline(boot).map(|file| file.gate)
+            && let Some(gate) = self.known().gate
         {
             tracing::error!(pid = gate.pid, "the gate holds its lock beyond the deadline; it is killed");
             if gate.kill() {
                 lock = self.store.lock(Duration::from_millis(self.budget.after_kill_ms()));
             }
         }
-        let file = self.store.read_deadline(boot);
-        let deadline = file.as_ref().map(|file| file.deadline);
+        let known = self.known();
         if lock.is_some() {
-            match self.store.read() {
-                Ok(record) => self.record = record,
-                Err(error) => tracing::error!(%error, "the record cannot be read"),
-            }
             // The gate may have been quicker.
             let now = boot_ms();
-            if self.budget.judge(&self.record, deadline, now, now) == Verdict::Fine {
+            if self.budget.judge(known.brief, known.deadline, now, now) == Verdict::Fine {
                 self.noticed = None;
                 return;
             }
         } else {
             tracing::error!("the lock cannot be had; stopping all the same");
         }
-        if let Some(step) = file.and_then(|file| file.step) {
+        if let Some(step) = known.step {
             step.kill_group();
         }
-        tracing::warn!(ticket = %self.script.ticket, epoch = %self.record.epoch, "no lease: the warden stops the service");
-        if self.record.holder == Some(site) && !self.record.closed {
-            self.record.closed = true;
-            self.write(lock.is_some());
+        tracing::warn!(ticket = %self.script.ticket, epoch = %known.epoch, "no lease: the warden stops the service");
+        let mark = StopMark { boot_id: self.boot.clone(), epoch: known.epoch, at: boot_ms() };
+        if let Err(error) = self.store.mark_stopped(&mark) {
+            tracing::error!(%error, "the gate cannot be told; stopping all the same");
         }
-        while !self.stopped(deadline) {
+        while !self.stop(&known) {
             if stop.load(Ordering::Relaxed) {
                 return;
             }
             std::thread::sleep(STOP_RETRY);
         }
-        self.record.may_run = false;
-        self.record.promoted = None;
-        self.write(lock.is_some());
-        self.store.log(boot_ms(), self.record.epoch, false, "warden: no lease");
-        if let Err(error) = self.store.forget_deadline() {
-            tracing::warn!(%error, "an old deadline file stays");
+        let at = boot_ms();
+        (self.noticed, self.stopped) = (None, Some(known.clone()));
+        // Without the lock nothing else is written: the gate would not know.
+        if lock.is_some() {
+            self.put_down(at, known.epoch);
         }
-        self.noticed = None;
     }
 
-    fn stopped(&self, deadline: Option<BootMs>) -> bool {
-        let limit = Duration::from_millis(self.budget.warden_stop_ms(deadline, boot_ms(), self.step_ms));
-        let ended = self.script.stop_and_verify(self.record.epoch, self.record.holder, limit);
+    fn stop(&self, known: &Known) -> bool {
+        let limit = Duration::from_millis(self.budget.warden_stop_ms(known.deadline, boot_ms(), self.step_ms));
+        let ended = self.script.stop_and_verify(known.epoch, known.brief.holder, limit);
         if !succeeded(ended.outcome) {
             tracing::error!(ticket = %self.script.ticket, detail = ended.detail.as_deref().unwrap_or(""), "the stop is not verified; it is tried again");
         }
         succeeded(ended.outcome)
     }
 
-    /// Without the lock nothing is written: the gate would not know.
-    fn write(&mut self, locked: bool) {
-        if !locked {
-            return;
+    /// The service has stopped: from here on a disk may take its time. What cannot be read is not written over.
+    fn put_down(&mut self, at: BootMs, epoch: Epoch) {
+        // The word for the gate stays: a gate takes it away.
+        if let Err(error) = self.store.say_stopped(&self.boot) {
+            tracing::warn!(%error, "an old deadline file stays");
         }
-        self.record.writes += 1;
-        match self.store.write(&self.record) {
-            Ok(()) => self.version = self.store.version(),
-            Err(error) => tracing::error!(%error, "the record cannot be stored; stopping all the same"),
+        match self.store.read() {
+            Ok(mut record) => {
+                record.closed |= record.holder == Some(self.site);
+                (record.may_run, record.promoted) = (false, None);
+                record.writes += 1;
+                match self.store.write(&record) {
+                    Ok(()) => self.record = Some((self.store.version(), record)),
+                    Err(error) => tracing::error!(%error, "that the service was stopped cannot be stored"),
+                }
+            }
+            Err(error) => {
+                tracing::error!(%error, "that the service was stopped is not stored: the record cannot be read")
+            }
         }
+        self.store.log(at, epoch, false, "warden: no lease");
     }
 }
 
@@ -260,15 +339,17 @@ mod tests {
             credentials = { ca = "ca.pem", cert = "c.pem", key = "c.key" }
             collectors = { a = "https://127.0.0.1:1" }
         "#;
-        let config: GateConfig = toml::from_str(&format!("{config}{tickets}")).unwrap();
+        let mut config: GateConfig = toml::from_str(&format!("{config}{tickets}")).unwrap();
+        config.runtime_dir = state_dir.join("run");
         let setup =
             GateSetup { site: Site::A, gate: "host-a".parse().unwrap(), config, state_dir, resolver: Vec::new() };
         let stores = setup.config.tickets.iter().map(|ticket| {
-            let store = Store::open(&setup.dir(), &ticket.id).unwrap();
+            let store = setup.store(&ticket.id).unwrap();
             store.write(record).unwrap();
+            let brief = Some(record.brief());
             let (gate, boot_id) = (ProcessMark { pid: i32::MAX, started: 1 }, boot_id().unwrap());
             let (ticket, epoch) = (ticket.id.clone(), record.epoch);
-            store.write_deadline(&DeadlineFile { boot_id, ticket, epoch, deadline, gate, step: None }).unwrap();
+            store.write_deadline(&DeadlineFile { boot_id, ticket, epoch, deadline, gate, step: None, brief }).unwrap();
             store
         });
         Scene { stores: stores.collect(), setup }
@@ -329,5 +410,85 @@ mod tests {
         let line: LogLine = serde_json::from_str(log.lines().last().unwrap()).unwrap();
         let stop_max_ms = scene.setup.config.timing.resolve().stop_max_ms;
         assert!(line.boot_ms <= deadline.plus(stop_max_ms), "stopped {} ms after it", line.boot_ms.since(deadline));
+    }
+
+    /// Stops by a program that leaves a mark, under a deadline that ends soon; the record is what `spoil` makes of it.
+    fn stopped_beside(name: &str, record: &Record, spoil: impl FnOnce(&std::path::Path)) -> Scene {
+        let mark = std::env::temp_dir().join(format!("bcp-warden-{name}-{}.stopped", std::process::id()));
+        let _ = std::fs::remove_file(&mark);
+        let tickets = format!(
+            "[[ticket]]\nid = \"rx\"\nscript = [\"/bin/sh\", \"-c\", \"touch {}\"]\nstep_timeout = \"1s\"\n",
+            mark.display()
+        );
+        let scene = scene(name, &tickets, record, boot_ms().plus(300));
+        spoil(&scene.setup.dir().join("rx.json"));
+        let stop = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            let watching = scope.spawn(|| watch_all(&scene.setup, &stop, || {}));
+            let begun = Instant::now();
+            let said = || scene.stores[0].read_deadline(&boot_id().unwrap()).and_then(|file| file.brief);
+            while begun.elapsed() < LIMIT && said().is_some_and(|brief| brief.may_run) {
+                std::thread::sleep(Duration::from_millis(20));
+            }
+            assert!(mark.exists(), "not stopped");
+            assert!(said().is_some_and(|brief| !brief.may_run), "not told");
+            stop.store(true, Ordering::Relaxed);
+            // Whoever waits for that disk is let go.
+            let fifo = scene.setup.dir().join("rx.json");
+            if std::fs::metadata(&fifo).is_ok_and(|meta| std::os::unix::fs::FileTypeExt::is_fifo(&meta.file_type())) {
+                drop(std::fs::OpenOptions::new().read(true).write(true).open(&fifo).unwrap());
+            }
+            watching.join().unwrap().unwrap();
+        });
+        std::fs::remove_file(mark).unwrap();
+        scene
+    }
+
+    fn active() -> Record {
+        Record { may_run: true, holder: Some(Site::A), epoch: "1.3".parse().unwrap(), ..Record::default() }
+    }
+
+    /// Whoever opens the record waits for ever, as on a disk that hangs.
+    #[test]
+    fn a_disk_that_hangs_does_not_delay_a_stop() {
+        let scene = stopped_beside("hung", &active(), |record| {
+            std::fs::remove_file(record).unwrap();
+            assert!(std::process::Command::new("mkfifo").arg(record).status().unwrap().success());
+        });
+        let mark = scene.stores[0].stop_mark(&boot_id().unwrap()).expect("the gate is told");
+        assert_eq!(mark.epoch, active().epoch);
+    }
+
+    #[test]
+    fn a_record_that_cannot_be_read_is_not_written_over() {
+        let scene = stopped_beside("damaged", &active(), |record| std::fs::write(record, b"{ torn").unwrap());
+        assert_eq!(std::fs::read(scene.setup.dir().join("rx.json")).unwrap(), b"{ torn");
+    }
+
+    /// No gate was at work in this boot, and what the record said is unknown.
+    #[test]
+    fn a_ticket_whose_record_is_gone_is_stopped() {
+        let idle = Record { may_run: false, ..active() };
+        let marked = std::env::temp_dir().join(format!("bcp-warden-gone-{}.mark", std::process::id()));
+        let _ = std::fs::remove_file(&marked);
+        let tickets = format!(
+            "[[ticket]]\nid = \"rx\"\nscript = [\"/bin/sh\", \"-c\", \"touch {}\"]\nstep_timeout = \"1s\"\n",
+            marked.display()
+        );
+        let scene = scene("gone", &tickets, &idle, BootMs(1));
+        std::fs::remove_dir_all(scene.setup.runtime_dir()).unwrap();
+        std::fs::remove_file(scene.setup.dir().join("rx.json")).unwrap();
+        let stop = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            let watching = scope.spawn(|| watch_all(&scene.setup, &stop, || {}));
+            let begun = Instant::now();
+            while begun.elapsed() < LIMIT && !marked.exists() {
+                std::thread::sleep(Duration::from_millis(20));
+            }
+            stop.store(true, Ordering::Relaxed);
+            watching.join().unwrap().unwrap();
+        });
+        assert!(marked.exists(), "a record that is gone was taken for one that says that nothing runs");
+        std::fs::remove_file(marked).unwrap();
     }
 }

@@ -34,6 +34,9 @@ struct Agreed {
     orders: BTreeMap<Site, StepOrder>,
     reports: Vec<StepReport>,
     closed: BTreeSet<Site>,
+    /// What a gate says last: its trouble, and whether it asks to renew.
+    trouble: Option<String>,
+    renews: bool,
     index: u64,
 }
 
@@ -58,6 +61,7 @@ async fn sync(
     agreed.index += 1;
     let part = &sync.tickets[0];
     agreed.reports.extend(part.reports.iter().cloned());
+    (agreed.trouble, agreed.renews) = (part.trouble.clone(), part.renew.is_some());
     if agreed.orders.get(&sync.site).is_some_and(|order| part.reports.iter().any(|report| report.key == order.key)) {
         agreed.orders.remove(&sync.site);
     }
@@ -131,6 +135,10 @@ impl World {
         self.agreed.lock().unwrap().silent = silent;
     }
 
+    fn says(&self, trouble: &str) -> bool {
+        self.agreed.lock().unwrap().trouble.as_ref().is_some_and(|said| said.contains(trouble))
+    }
+
     fn outcome(&self, key: &str) -> Option<StepOutcome> {
         self.agreed.lock().unwrap().reports.iter().find(|report| report.key == key).map(|report| report.outcome)
     }
@@ -167,6 +175,7 @@ impl Host {
             broker = "127.0.0.1:1"
             [gate]
             listen = "127.0.0.1:{port}"
+            runtime_dir = "{dir}/run"
             credentials = {{ ca = "{keys}/ca.pem", cert = "{keys}/agent-{site}-host-{site}.pem", key = "{keys}/agent-{site}-host-{site}.key" }}
             collectors = {{ a = "https://{collector}" }}
             peers = [ {peers} ]
@@ -388,4 +397,75 @@ async fn one_silent_peer_is_enough_to_stop() {
     active_at_a(&world, &a).await;
     world.silence(true);
     within(TTL + Duration::from_millis(1_000), "the stop", &a.dir, || !a.serves()).await;
+}
+
+/// A file of this name that is a directory: writes fail, as on a full disk.
+fn refuse_writes(file: &Path, refuse: bool) {
+    match refuse {
+        true => std::fs::create_dir(file).unwrap(),
+        false => std::fs::remove_dir(file).unwrap(),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_lease_ends_where_the_warden_was_told_although_it_is_renewed() {
+    let world = World::new("untold").await;
+    let site = Host::new(&world, Site::A, free_port(), "");
+    let (_gate, _warden) = (site.start("run"), site.start("warden"));
+    active_at_a(&world, &site).await;
+    let runtime = site.dir.join("run/host-a/rx.deadline.new");
+    refuse_writes(&runtime, true);
+    within(LIMIT, "trouble", &site.dir, || world.says("its warden cannot be told")).await;
+    within(LIMIT, "the stop", &site.dir, || !site.serves()).await;
+    within(LIMIT, "closed is said", &site.dir, || world.agreed.lock().unwrap().closed.contains(&Site::A)).await;
+    assert!(!world.agreed.lock().unwrap().renews, "no false picture");
+    refuse_writes(&runtime, false);
+    within(LIMIT, "no trouble", &site.dir, || world.agreed.lock().unwrap().trouble.is_none()).await;
+    world.grant(2, Site::A);
+    world.order("p2", StepKind::Promote, Site::A);
+    within(LIMIT, "the next epoch", &site.dir, || site.serves() && world.outcome("p2") == Some(StepOutcome::Done))
+        .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_the_warden_stopped_beside_a_full_disk_is_not_called_active() {
+    let world = World::new("full").await;
+    let site = Host::new(&world, Site::A, free_port(), "");
+    let (gate, _warden) = (site.start("run"), site.start("warden"));
+    active_at_a(&world, &site).await;
+    gate.pause_at_rest(&site).await;
+    refuse_writes(&site.dir.join("gate/rx.json.new"), true);
+    within(LIMIT, "the warden stops it", &site.dir, || !site.serves()).await;
+    within(LIMIT, "the log", &site.dir, || site.active() == [true, false]).await;
+    assert!(site.record().may_run, "the disk does not know of it");
+    gate.signal(Signal::CONT);
+    within(LIMIT, "trouble", &site.dir, || world.says("its disk does not take its state")).await;
+    assert!(!world.agreed.lock().unwrap().renews && world.agreed.lock().unwrap().closed.is_empty());
+    refuse_writes(&site.dir.join("gate/rx.json.new"), false);
+    within(LIMIT, "closed is said", &site.dir, || world.agreed.lock().unwrap().closed.contains(&Site::A)).await;
+    assert!(site.record().closed && !site.record().may_run && !site.serves());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_record_that_vanishes_stops_the_service_and_closes_its_epoch() {
+    let world = World::new("vanish").await;
+    let site = Host::new(&world, Site::A, free_port(), "");
+    let gate = site.start("run");
+    active_at_a(&world, &site).await;
+    std::fs::remove_file(site.dir.join("gate/rx.json")).unwrap();
+    within(LIMIT, "the stop", &site.dir, || !site.serves()).await;
+    within(LIMIT, "closed is said", &site.dir, || world.agreed.lock().unwrap().closed.contains(&Site::A)).await;
+    assert!(world.says("its record was lost"));
+    world.grant(2, Site::A);
+    world.order("p2", StepKind::Promote, Site::A);
+    within(LIMIT, "the next epoch", &site.dir, || site.serves()).await;
+    // While no gate is there: what it closed and promised is unknown to the next one.
+    drop(gate);
+    std::fs::remove_file(site.dir.join("gate/rx.json")).unwrap();
+    let _gate = site.start("run");
+    within(LIMIT, "the stop", &site.dir, || !site.serves()).await;
+    within(LIMIT, "closed is said", &site.dir, || {
+        site.record().epoch == epoch(2) && world.agreed.lock().unwrap().closed.contains(&Site::A)
+    })
+    .await;
 }

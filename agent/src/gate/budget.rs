@@ -13,7 +13,7 @@
 //! |                    |- lock 1/8 -|- after a kill 1/16 -|- warden: all that is left ----|
 //! ```
 
-use super::record::{BootMs, Record};
+use super::record::{BootMs, Brief};
 
 /// How often a warden looks at the files.
 pub const POLL_MS: u64 = 50;
@@ -73,7 +73,7 @@ impl Budget {
 
     /// What is to be done about a record. `noticed`: when its ticket was first seen without a lease that runs.
     #[must_use]
-    pub fn judge(self, record: &Record, deadline: Option<BootMs>, noticed: BootMs, now: BootMs) -> Verdict {
+    pub fn judge(self, record: Brief, deadline: Option<BootMs>, noticed: BootMs, now: BootMs) -> Verdict {
         if !record.may_run {
             return Verdict::Fine;
         }
@@ -90,10 +90,10 @@ impl Budget {
 #[cfg(test)]
 mod tests {
     use super::{Budget, POLL_MS, STOP_MAX_LEAST_MS, Verdict};
-    use crate::gate::record::{BootMs, Record};
+    use crate::gate::record::{BootMs, Brief, Record};
 
     /// The moment a warden that looks every [`POLL_MS`] acts, if nothing is done about the record.
-    fn acts_at(budget: Budget, record: &Record, deadline: BootMs, looks: impl Iterator<Item = u64>) -> BootMs {
+    fn acts_at(budget: Budget, record: Brief, deadline: BootMs, looks: impl Iterator<Item = u64>) -> BootMs {
         let mut noticed = None;
         for now in looks.map(BootMs) {
             let since = *noticed.get_or_insert(now);
@@ -113,9 +113,9 @@ mod tests {
             let deadline = BootMs(60_000);
             let ends_by = deadline.plus(stop_max_ms);
             assert!(deadline.plus(budget.stop_ms()) < ends_by, "the gate's own stop");
-            let open = Record { may_run: true, ..Record::default() };
-            let closed = Record { closed: true, ..open.clone() };
-            for record in [&open, &closed] {
+            let open = Brief { may_run: true, ..Record::default().brief() };
+            let closed = Brief { closed: true, ..open };
+            for record in [open, closed] {
                 for phase in 0..POLL_MS {
                     let looks = (0..).map(|n| 59_000 + phase + n * POLL_MS);
                     let acts = acts_at(budget, record, deadline, looks);
@@ -143,15 +143,15 @@ mod tests {
     #[test]
     fn what_the_files_mean() {
         let budget = Budget { stop_max_ms: 4_000 };
-        let open = Record { may_run: true, ..Record::default() };
-        let closed = Record { closed: true, ..open.clone() };
+        let open = Brief { may_run: true, ..Record::default().brief() };
+        let closed = Brief { closed: true, ..open };
         let acts = |until| Verdict::GateActs { until: BootMs(until) };
         for (record, deadline, now, verdict) in [
-            (&Record::default(), None, 500, Verdict::Fine),
-            (&open, Some(100), 99, Verdict::Fine),
-            (&open, Some(100), 100, Verdict::Late),
-            (&open, None, 50, acts(1_040)),
-            (&closed, Some(100), 50, acts(1_100)),
+            (Record::default().brief(), None, 500, Verdict::Fine),
+            (open, Some(100), 99, Verdict::Fine),
+            (open, Some(100), 100, Verdict::Late),
+            (open, None, 50, acts(1_040)),
+            (closed, Some(100), 50, acts(1_100)),
         ] {
             let found = budget.judge(record, deadline.map(BootMs), BootMs(40), BootMs(now));
             assert_eq!(found, verdict, "{record:?} at {now}");

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 
 use bcp_identity::Credentials;
 use bcp_wire::control::MAX_TICKETS_PER_GATE;
@@ -24,6 +25,10 @@ pub struct GateConfig {
     pub credentials: Credentials,
     /// Base URL of every collector's control listener. All are asked at once.
     pub collectors: BTreeMap<Site, String>,
+    /// Where gate and warden keep what a stop must not wait for a disk for: a directory in memory (tmpfs) that is there for both
+    /// of them and outlives their restarts.
+    #[serde(default = "default_runtime_dir")]
+    pub runtime_dir: PathBuf,
     /// Other gates of this site, for relay.
     #[serde(default)]
     pub siblings: Vec<SiblingGate>,
@@ -91,6 +96,9 @@ pub enum Loss {
     Stop,
 }
 
+fn default_runtime_dir() -> PathBuf {
+    PathBuf::from("/run/bcp-agent")
+}
 const fn default_step_timeout() -> Span {
     Span::from_millis(3_000)
 }
@@ -224,6 +232,9 @@ impl GateConfig {
                 format!("stop_max must be at least {STOP_MAX_LEAST_MS} ms: a warden notices and stops within it"),
             );
         }
+        if !self.runtime_dir.is_absolute() {
+            say("runtime_dir", format!("{} is not an absolute path", self.runtime_dir.display()));
+        }
         if self.collectors.is_empty() {
             say("collectors", "a gate without a collector can never hold a lease".to_owned());
         }
@@ -296,6 +307,7 @@ mod tests {
         )
         .unwrap();
         assert_eq!(config.timing.resolve(), GateTiming::METRO);
+        assert_eq!(config.runtime_dir, std::path::Path::new("/run/bcp-agent"));
         assert!(config.faults().is_empty());
         let mut wrong = config.clone();
         wrong.tickets[0].facts_url = Some("127.0.0.1:80/facts".to_owned());

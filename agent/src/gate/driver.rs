@@ -22,11 +22,11 @@ use super::ask::{Collectors, Target};
 use super::config::TicketConfig;
 use super::listener::{self, Asked};
 use super::machine::{Event, FoundDeadline, Machine, Peer, Terms, TicketFigures};
-use super::record::BootMs;
+use super::record::{BootMs, Record};
 use super::script::{Ended, Script, succeeded};
 use super::service::Word;
 use super::setup::{GateError, GateSetup};
-use super::store::{ProcessMark, Store, StoreError, Version};
+use super::store::{ProcessMark, StopMark, Store, StoreError, Version};
 use super::{boot_id, boot_ms};
 use crate::publish::incarnation;
 use crate::resolver::Resolver;
@@ -81,6 +81,8 @@ struct Post {
     run: u64,
     step: Option<ProcessMark>,
     deadline: Option<(Epoch, BootMs)>,
+    /// The warden's word that was taken note of.
+    stop_mark: Option<StopMark>,
     pending: VecDeque<Event>,
     facts: Option<(BootMs, ServiceFacts)>,
     facts_asked: bool,
@@ -208,7 +210,10 @@ impl Gate {
     }
 
     fn open_post(&mut self, ticket: TicketConfig) -> Result<(), StoreError> {
-        let store = Store::open(&self.setup.dir(), &ticket.id)?;
+        let store = self.setup.store(&ticket.id)?;
+        if !store.is_in_memory() {
+            tracing::warn!(dir = %self.setup.runtime_dir().display(), "the runtime directory is on a disk; a stop may have to wait for it");
+        }
         let script = self.setup.script(&ticket, &store);
         let terms = Terms {
             site: self.setup.site,
@@ -219,15 +224,34 @@ impl Gate {
             peers: self.peers.keys().cloned().collect::<BTreeSet<Peer>>(),
             boot_id: self.boot_id.clone(),
         };
+        let (record, lost) = match store.read() {
+            Ok(record) => (record, None),
+            Err(error @ (StoreError::Gone { .. } | StoreError::Damaged { .. })) => {
+                tracing::error!(%error, ticket = %ticket.id, "stopped and closed until a later epoch is granted");
+                store.set_aside();
+                (Record::lost(&self.boot_id, boot_ms(), terms.timing.promise_ms()), Some(error))
+            }
+            Err(error) => return Err(error),
+        };
         let version = store.version();
-        let record = store.read()?;
         let file = store.read_deadline(&self.boot_id);
+        let stop_mark = store.stop_mark(&self.boot_id);
         if let Some(step) = file.as_ref().and_then(|file| file.step) {
             // Its end would never be heard of. The order is repeated where it still stands.
             step.kill_group();
         }
-        let found = file.as_ref().map(|file| FoundDeadline { epoch: file.epoch, deadline: file.deadline });
+        if !record.may_run
+            && let Err(error) = store.forget_deadline(&self.boot_id)
+        {
+            tracing::warn!(%error, ticket = %ticket.id, "an old deadline file stays");
+        }
+        // What was stopped since has no lease, whether the disk took that or not.
+        let is_stopped =
+            stop_mark.is_some() || file.as_ref().and_then(|file| file.brief).is_some_and(|brief| !brief.may_run);
+        let found = file.as_ref().filter(|_| !is_stopped);
+        let found = found.map(|file| FoundDeadline { epoch: file.epoch, deadline: file.deadline });
         let machine = Machine::new(terms, record, found, boot_ms());
+        let pending = lost.map(|error| Event::RecordLost { reason: error.to_string() });
         let id = ticket.id.clone();
         let post = Post {
             config: ticket,
@@ -238,7 +262,8 @@ impl Gate {
             run: 0,
             step: None,
             deadline: found.map(|found| (found.epoch, found.deadline)),
-            pending: VecDeque::new(),
+            stop_mark,
+            pending: pending.into_iter().collect(),
             facts: None,
             facts_asked: false,
             told: None,
@@ -341,6 +366,12 @@ impl Gate {
     fn tick(&mut self) {
         let ids: Vec<Id> = self.posts.keys().cloned().collect();
         for id in ids {
+            if let Some(post) = self.posts.get_mut(&id)
+                && post.machine.is_unheard()
+                && post.store.try_runtime().is_ok()
+            {
+                post.machine.can_be_heard();
+            }
             self.feed(&id, Event::Ticked { dice: rand::random() }, None);
         }
     }

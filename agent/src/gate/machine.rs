@@ -9,9 +9,12 @@
 //!   promise outstanding, and after the record that says "may run" was stored;
 //! * where the service may run there is a lease that has not run out, or a stop is under way;
 //! * a lease counts from the sending of the request that was confirmed, and only a confirmed answer or the promises of all
-//!   peers to one nonce lengthen it.
+//!   peers to one nonce lengthen it;
+//! * a lease counts no longer than the warden was told, and an epoch is renewed only once it is on the disk;
+//! * what cannot be known (a record that is gone, a ticket at which the warden works) is taken for running and closed.
 
 mod failsafe;
+mod keeping;
 mod orders;
 mod terms;
 
@@ -21,6 +24,7 @@ use bcp_wire::Epoch;
 use bcp_wire::control::{ServiceFacts, StepKind, StepOrder, StepOutcome, StepReport, TicketAnswer, TicketSync};
 
 use super::record::{BootMs, Record};
+use keeping::Faults;
 pub use terms::{Action, Event, FoundDeadline, Peer, Terms, TicketFigures};
 
 /// The loss action begins this long before the deadline: two grains of the driver's clock.
@@ -63,6 +67,13 @@ enum Job {
     },
 }
 
+/// A lease that counts once the warden knows of it, and the order that came with it.
+#[derive(Debug, Clone)]
+struct Noting {
+    lease: Lease,
+    order: Option<StepOrder>,
+}
+
 #[derive(Debug, Clone)]
 struct Round {
     nonce: u64,
@@ -81,12 +92,16 @@ pub struct Machine {
     /// As it is on the disk for certain.
     durable: Record,
     lease: Option<Lease>,
+    noting: Option<Noting>,
     job: Job,
     round: Option<Round>,
     confirmed_at: BootMs,
     asked_at: BootMs,
     last_index: u64,
     trouble: Option<String>,
+    faults: Faults,
+    /// A stop was tried, and the service may run all the same.
+    unstopped: bool,
 }
 
 impl Machine {
@@ -100,16 +115,19 @@ impl Machine {
             confirmed: false,
         });
         let mut machine = Machine {
-            stored: record.clone(),
-            durable: record.clone(),
-            record,
             lease,
+            noting: None,
             job: Job::Idle,
             round: None,
             confirmed_at: now,
             asked_at: BootMs(0),
             last_index: 0,
             trouble: None,
+            faults: Faults::default(),
+            unstopped: record.may_run && record.closed,
+            stored: record.clone(),
+            durable: record.clone(),
+            record,
             terms,
         };
         if let Some(promise) = &mut machine.record.promise
@@ -124,14 +142,24 @@ impl Machine {
     /// One event. The actions are to be carried out in order.
     pub fn step(&mut self, now: BootMs, event: Event) -> Vec<Action> {
         let mut out = Vec::new();
+        self.faults.looked(now);
         // What time did comes first: no event may find a lease that has run out. Save for another's record: what this machine
-        // believes counts no more, and acting on it would overwrite the record before it is looked at.
-        if !matches!(event, Event::RecordFound(_)) {
-            self.judge(now, &mut out);
+        // believes counts no more, and acting on it would overwrite the record before it is looked at. And save for the
+        // warden's having been told: its file was written in time, however long a disk took meanwhile.
+        if !matches!(event, Event::DeadlineNoted { .. }) {
+            self.noting = None;
+            if !matches!(event, Event::RecordFound(_)) {
+                self.judge(now, &mut out);
+            }
         }
         match event {
             Event::Ticked { dice } => self.ticked(now, dice, &mut out),
             Event::RecordFound(record) => self.record_found(now, *record, &mut out),
+            Event::RecordLost { reason } => self.record_lost(now, reason, &mut out),
+            Event::WardenStopped => self.warden_stopped(now, &mut out),
+            Event::DeadlineNoted { epoch, deadline, fault } => {
+                self.deadline_noted(now, (epoch, deadline), fault, &mut out);
+            }
             Event::Answered { sent, index, reported, answer } => {
                 self.answered(now, sent, index, &reported, *answer, &mut out);
             }
@@ -207,8 +235,7 @@ impl Machine {
         if self.holds() {
             self.record.closed = true;
         }
-        self.lease = None;
-        self.round = None;
+        self.let_go();
         let ran = self.record.may_run;
         self.job = Job::Stopping { reason, then, began: now, ran };
         self.commit(out);
@@ -234,37 +261,9 @@ impl Machine {
         if now.plus(LOSS_LEAD_MS) >= deadline || known {
             return;
         }
-        self.lease = Some(Lease { epoch, deadline, confirmed });
         self.commit(out);
+        self.noting = Some(Noting { lease: Lease { epoch, deadline, confirmed }, order: None });
         out.push(Action::NoteDeadline { epoch, deadline });
-    }
-
-    /// Someone else wrote the record: it counts, not what this machine believes.
-    fn record_found(&mut self, now: BootMs, record: Record, out: &mut Vec<Action>) {
-        let stopped = self.record.may_run && !record.may_run;
-        self.stored = record.clone();
-        self.durable = record.clone();
-        // What was closed stays so, also where the disk did not take it.
-        let closed = self.record.closed && self.record.epoch == record.epoch;
-        self.record = record;
-        self.record.closed |= closed;
-        // A lease of an epoch that never reached the disk.
-        self.lease = self.lease.filter(|lease| lease.epoch <= self.record.epoch);
-        if self.record.closed {
-            self.lease = None;
-            self.round = None;
-            if let Job::Step { order } = std::mem::replace(&mut self.job, Job::Idle) {
-                out.push(Action::KillStep);
-                self.report(&order, StepOutcome::Rejected, Some("the epoch was closed meanwhile".to_owned()), 0);
-            }
-        }
-        if stopped {
-            self.job = Job::Idle;
-            self.trouble = Some("the warden stopped the service: this gate was late".to_owned());
-            out.push(Action::ForgetDeadline);
-        }
-        self.judge(now, out);
-        out.push(Action::SyncNow);
     }
 
     fn answered(
@@ -312,8 +311,10 @@ impl Machine {
         }
         if index >= self.last_index {
             self.last_index = index;
-            if let Some(order) = answer.order {
-                self.consider(now, order, out);
+            match (answer.order, &mut self.noting) {
+                (Some(order), Some(noting)) => noting.order = Some(order),
+                (Some(order), None) => self.consider(now, order, out),
+                (None, _) => {}
             }
         }
     }
@@ -332,7 +333,8 @@ impl Machine {
         let goes_on = self.holds() && answer.holder == Some(self.terms.site) && !self.is_stopping();
         self.record.epoch = answer.epoch;
         self.record.holder = answer.holder;
-        self.record.closed = false;
+        // Of a gate that lost its record nobody knows whether it closed this one; only a later one is open for certain.
+        self.record.closed = std::mem::take(&mut self.record.lost);
         self.round = None;
         if matches!(self.job, Job::Step { .. })
             && let Job::Step { order } = std::mem::replace(&mut self.job, Job::Idle)
@@ -341,9 +343,9 @@ impl Machine {
             let detail = format!("superseded by epoch {}", answer.epoch);
             self.report(&order, StepOutcome::Rejected, Some(detail), 0);
         }
-        if !goes_on {
+        if !goes_on || self.record.closed {
             // A lease of an older epoch is worth nothing now; judge() stops what may still run.
-            self.lease = None;
+            self.let_go();
         }
         self.commit(out);
         self.judge(now, out);
@@ -355,7 +357,10 @@ impl Machine {
     #[must_use]
     pub fn sync_part(&self, facts: Option<ServiceFacts>) -> TicketSync {
         let (record, durable) = (&self.record, &self.durable);
+        let knows_epoch = durable.epoch == record.epoch && durable.holder == record.holder;
         let is_kept = durable.epoch == record.epoch && durable.closed && !durable.may_run;
+        let may_renew =
+            self.holds() && !self.is_stopping() && knows_epoch && !durable.closed && !self.faults.is_blind();
         let may_be_told = |report: &&StepReport| {
             let frees = matches!(report.kind, StepKind::Stop | StepKind::Seal)
                 && matches!(report.outcome, StepOutcome::Done | StepOutcome::Already);
@@ -365,21 +370,12 @@ impl Machine {
             ticket: self.terms.ticket.clone(),
             seen: durable.epoch,
             closed: is_kept && record.closed && !record.may_run && !self.is_stopping(),
-            renew: (self.holds() && !self.is_stopping()).then_some(record.epoch),
+            renew: may_renew.then_some(record.epoch),
             reports: record.reports.iter().filter(may_be_told).cloned().collect(),
             facts,
-            trouble: self.trouble.clone(),
+            trouble: self.trouble(),
+            unstopped: self.unstopped || self.faults.is_unstopped(),
         }
-    }
-
-    /// This record is on the disk.
-    pub fn saved(&mut self, record: &Record) {
-        self.durable = record.clone();
-    }
-
-    /// The last record could not be stored; the next step hands it out again.
-    pub const fn not_stored(&mut self) {
-        self.stored.writes = u64::MAX;
     }
 
     #[must_use]
@@ -396,6 +392,7 @@ impl Machine {
     #[must_use]
     pub fn figures(&self) -> TicketFigures {
         let doing = match &self.job {
+            _ if self.faults.is_blind() => "waiting".to_owned(),
             Job::Idle if self.record.may_run => "active".to_owned(),
             Job::Idle => "idle".to_owned(),
             Job::Step { order } => format!("step {}", order.kind.as_str()),
@@ -411,7 +408,7 @@ impl Machine {
             doing,
             deadline: self.lease.map(|lease| lease.deadline),
             promised_until: self.record.promise.as_ref().map(|promise| promise.until),
-            trouble: self.trouble.clone(),
+            trouble: self.trouble(),
         }
     }
 }

@@ -54,6 +54,9 @@ pub struct Record {
     pub done: Vec<StepReport>,
     #[serde(default)]
     pub promise: Option<Promise>,
+    /// An earlier record was lost: whether the present epoch was closed is unknown, so the first one heard of counts as closed.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub lost: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -75,6 +78,34 @@ pub struct Promise {
     pub for_ms: u64,
 }
 
+/// What a warden needs of a record; it is in the warden's file too, for a disk may hang.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Brief {
+    pub may_run: bool,
+    pub closed: bool,
+    pub holder: Option<Site>,
+}
+
+impl Record {
+    #[must_use]
+    pub const fn brief(&self) -> Brief {
+        Brief { may_run: self.may_run, closed: self.closed, holder: self.holder }
+    }
+
+    /// In place of a record that is gone: anything may run, anything may have been closed, and a promise may stand.
+    #[must_use]
+    pub fn lost(boot_id: &str, now: BootMs, promise_ms: u64) -> Record {
+        let promise = Promise {
+            to: "a gate that is not known any more".to_owned(),
+            epoch: Epoch::NONE,
+            boot_id: boot_id.to_owned(),
+            until: now.plus(promise_ms),
+            for_ms: promise_ms,
+        };
+        Record { closed: true, may_run: true, lost: true, promise: Some(promise), ..Record::default() }
+    }
+}
+
 impl Default for Record {
     fn default() -> Record {
         Record {
@@ -88,6 +119,7 @@ impl Default for Record {
             reports: Vec::new(),
             done: Vec::new(),
             promise: None,
+            lost: false,
         }
     }
 }

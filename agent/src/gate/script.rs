@@ -37,6 +37,8 @@ pub struct Script {
     pub ticket: Id,
     pub site: Site,
     pub log: PathBuf,
+    /// What stops say; not on a disk.
+    pub stop_log: PathBuf,
 }
 
 /// One call.
@@ -134,9 +136,10 @@ impl Script {
     #[must_use]
     pub fn stop_and_verify(&self, epoch: Epoch, holder: Option<Site>, limit: Duration) -> Ended {
         let call = |step| Call { step, epoch, holder, deadline: None, params: "{}".to_owned() };
+        let script = Script { log: self.stop_log.clone(), ..self.clone() };
         let began = Instant::now();
-        let stopped = self.run(&call("stop"), limit / 4 * 3);
-        let mut verified = self.run(&call("verify-stopped"), limit.saturating_sub(began.elapsed()));
+        let stopped = script.run(&call("stop"), limit / 4 * 3);
+        let mut verified = script.run(&call("verify-stopped"), limit.saturating_sub(began.elapsed()));
         if !succeeded(verified.outcome) && !succeeded(stopped.outcome) {
             verified.detail = stopped.detail.or(verified.detail);
         }
@@ -239,7 +242,8 @@ mod tests {
     fn script(name: &str, text: &str) -> Script {
         let log = std::env::temp_dir().join(format!("bcp-script-{name}-{}", std::process::id()));
         let argv = ["/bin/sh", "-c", text].map(str::to_owned).to_vec();
-        Script { argv, ticket: "rx".parse().unwrap(), site: bcp_wire::Site::A, log }
+        let stop_log = log.with_extension("stop");
+        Script { argv, ticket: "rx".parse().unwrap(), site: bcp_wire::Site::A, log, stop_log }
     }
 
     fn call() -> Call {
@@ -267,10 +271,18 @@ mod tests {
     #[test]
     fn a_stop_needs_no_disk() {
         let mut script = script("no-disk", "echo stopping && [ $BCP_STEP = stop -o $BCP_STEP = verify-stopped ]");
-        script.log = "/proc/self/no-such-place/log".into();
+        // A disk that hangs: whoever opens this for writing waits for ever.
+        let hangs = script.log.with_extension("fifo");
+        let _ = std::fs::remove_file(&hangs);
+        assert!(std::process::Command::new("mkfifo").arg(&hangs).status().unwrap().success());
+        script.log = hangs.clone();
         let ended = script.stop_and_verify("1.4".parse().unwrap(), None, Duration::from_secs(5));
         assert_eq!(ended.outcome, StepOutcome::Done, "{ended:?}");
-        script.log = "/dev/full".into();
+        std::fs::remove_file(hangs).unwrap();
+        script.stop_log = "/proc/self/no-such-place/log".into();
+        let ended = script.stop_and_verify("1.4".parse().unwrap(), None, Duration::from_secs(5));
+        assert_eq!(ended.outcome, StepOutcome::Done, "{ended:?}");
+        script.stop_log = "/dev/full".into();
         let ended = script.stop_and_verify("1.4".parse().unwrap(), None, Duration::from_secs(5));
         assert_eq!(ended.outcome, StepOutcome::Done, "{ended:?}");
     }

@@ -30,9 +30,27 @@ impl GateSetup {
         self.state_dir.join("gate")
     }
 
+    /// What a service is stopped by; of this gate alone.
+    #[must_use]
+    pub fn runtime_dir(&self) -> PathBuf {
+        self.config.runtime_dir.join(self.gate.as_str())
+    }
+
+    /// # Errors
+    /// As [`Store::open`].
+    pub fn store(&self, ticket: &Id) -> Result<Store, StoreError> {
+        Store::open(&self.dir(), &self.runtime_dir(), ticket)
+    }
+
     #[must_use]
     pub fn script(&self, ticket: &TicketConfig, store: &Store) -> Script {
-        Script { argv: ticket.script.clone(), ticket: ticket.id.clone(), site: self.site, log: store.step_log() }
+        Script {
+            argv: ticket.script.clone(),
+            ticket: ticket.id.clone(),
+            site: self.site,
+            log: store.step_log(),
+            stop_log: store.stop_log(),
+        }
     }
 }
 

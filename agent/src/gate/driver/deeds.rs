@@ -1,5 +1,7 @@
 //! One event of one ticket: the machine decides, and its actions are carried out in order, under the ticket's lock.
 
+use std::collections::VecDeque;
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -7,47 +9,75 @@ use bcp_wire::control::{PromiseAnswer, PromiseAsk, StepOrder, StepOutcome};
 use bcp_wire::{Epoch, Id, Site};
 use tokio::sync::oneshot;
 
-use super::{Gate, Input};
+use super::{Gate, Input, Post};
 use crate::gate::ask::post;
 use crate::gate::boot_ms;
 use crate::gate::machine::{Action, Event};
 use crate::gate::record::BootMs;
 use crate::gate::script::Call;
-use crate::gate::store::DeadlineFile;
+use crate::gate::store::{DeadlineFile, StoreError};
+
+impl Post {
+    /// What the warden, or a disk, changed since the last look.
+    fn look(&mut self, boot_id: &str) -> Result<Vec<Event>, StoreError> {
+        let mut found = Vec::new();
+        let mut version = self.store.version();
+        if version != self.version {
+            match self.store.read() {
+                Ok(record) if record == *self.machine.stored() => {}
+                Ok(record) => {
+                    tracing::warn!(ticket = %self.config.id, epoch = %record.epoch, closed = record.closed, may_run = record.may_run, "the stored record was changed by the warden");
+                    found.push(Event::RecordFound(Box::new(record)));
+                }
+                Err(error @ (StoreError::Gone { .. } | StoreError::Damaged { .. })) => {
+                    tracing::error!(%error, ticket = %self.config.id, "the service is stopped, the epoch closed");
+                    self.store.set_aside();
+                    version = self.store.version();
+                    found.push(Event::RecordLost { reason: error.to_string() });
+                }
+                Err(error) => return Err(error),
+            }
+            self.version = version;
+        }
+        let mark = self.store.stop_mark(boot_id);
+        if mark.is_some() && mark != self.stop_mark {
+            tracing::warn!(ticket = %self.config.id, "the warden says that it stopped the service");
+            found.push(Event::WardenStopped);
+        }
+        self.stop_mark = mark;
+        Ok(found)
+    }
+}
 
 impl Gate {
     /// One event of one ticket, under its lock.
     pub(super) fn feed(&mut self, id: &Id, event: Event, mut answer: Option<oneshot::Sender<PromiseAnswer>>) {
         let Some(post) = self.posts.get_mut(id) else { return };
         let Some(lock) = post.store.lock(Duration::ZERO) else {
-            // The warden is at work.
+            let unstopped = post.store.is_being_stopped(&self.boot_id);
+            post.machine.blinded("the warden is at work on this ticket", unstopped);
             post.postpone(event);
             return;
         };
-        let mut events = std::mem::take(&mut post.pending);
-        let version = post.store.version();
-        if version != post.version {
-            match post.store.read() {
-                Ok(record) => {
-                    post.version = version;
-                    if record != *post.machine.stored() {
-                        tracing::warn!(ticket = %id, epoch = %record.epoch, closed = record.closed, may_run = record.may_run, "the stored record was changed by the warden");
-                        events.push_front(Event::RecordFound(Box::new(record)));
-                    }
-                }
-                Err(error) => {
-                    tracing::error!(%error, ticket = %id, "the gate does not act on what it cannot read");
-                    post.pending = events;
-                    post.postpone(event);
-                    return;
-                }
+        let found = match post.look(&self.boot_id) {
+            Ok(found) => found,
+            Err(error) => {
+                tracing::error!(%error, ticket = %id, "the gate does not act on what it cannot read");
+                post.machine.blinded(&format!("its record cannot be read: {error}"), false);
+                post.postpone(event);
+                return;
             }
-        }
+        };
+        let mut events: VecDeque<Event> = found.into();
+        events.append(&mut post.pending);
         events.push_back(event);
         while let Some(event) = events.pop_front() {
             let Some(post) = self.posts.get_mut(id) else { return };
             let actions = post.machine.step(boot_ms(), event);
-            events.extend(self.perform(id, actions, &mut answer));
+            // What follows comes before what waits.
+            for event in self.perform(id, actions, &mut answer).into_iter().rev() {
+                events.push_front(event);
+            }
         }
         drop(lock);
     }
@@ -69,19 +99,23 @@ impl Gate {
                         Ok(()) => post.machine.saved(&record),
                         Err(error) => {
                             tracing::error!(%error, ticket = %id, "the record cannot be stored; nothing is begun on it");
-                            post.machine.not_stored();
+                            post.machine.not_stored(&error.to_string());
                             stored = false;
                         }
                     }
                     post.version = post.store.version();
                 }
                 Action::NoteDeadline { epoch, deadline } => {
-                    post.deadline = Some((epoch, deadline));
-                    let _ = self.write_deadline(id);
+                    let before = post.deadline.replace((epoch, deadline));
+                    let fault = self.write_deadline(id).err().map(|error| error.to_string());
+                    if let Some(post) = self.posts.get_mut(id).filter(|_| fault.is_some()) {
+                        post.deadline = before;
+                    }
+                    follow.push(Event::DeadlineNoted { epoch, deadline, fault });
                 }
                 Action::ForgetDeadline => {
                     post.deadline = None;
-                    if let Err(error) = post.store.forget_deadline() {
+                    if let Err(error) = post.store.forget_deadline(&self.boot_id) {
                         tracing::warn!(%error, ticket = %id, "an old deadline file stays");
                     }
                 }
@@ -107,7 +141,11 @@ impl Gate {
                         follow.push(Event::StepEnded { key, outcome, detail: Some(detail), took_ms: 0 });
                     }
                 }
-                Action::RunStop { epoch, holder } => self.begin_stop(id, epoch, holder),
+                Action::RunStop { epoch, holder } => {
+                    // Where the warden does not hear that the gate stops by itself, it only stops as well.
+                    let _ = self.write_deadline(id);
+                    self.begin_stop(id, epoch, holder);
+                }
                 Action::SyncNow => self.sync_wanted = true,
                 Action::AskPeers { epoch, nonce } => self.ask_peers(id, epoch, nonce),
                 Action::AnswerPromise(verdict) => {
@@ -123,23 +161,20 @@ impl Gate {
         follow
     }
 
-    /// False where the warden does not know now what this gate knows.
-    fn write_deadline(&mut self, id: &Id) -> bool {
-        let (Some(post), Some(own)) = (self.posts.get_mut(id), self.own) else { return true };
-        let Some((epoch, deadline)) = post.deadline else { return true };
-        let file = DeadlineFile {
-            boot_id: self.boot_id.clone(),
-            ticket: id.clone(),
-            epoch,
-            deadline,
-            gate: own,
-            step: post.step,
-        };
-        let written = post.store.write_deadline(&file);
+    /// The warden knows what this gate knows, or why not.
+    fn write_deadline(&mut self, id: &Id) -> io::Result<()> {
+        let Some(post) = self.posts.get_mut(id) else { return Ok(()) };
+        let Some((epoch, deadline)) = post.deadline else { return Ok(()) };
+        let own = self.own.ok_or_else(|| io::Error::other("this process is not in /proc"));
+        let written = own.and_then(|gate| {
+            let (boot_id, ticket) = (self.boot_id.clone(), id.clone());
+            let brief = Some(post.machine.record().brief());
+            post.store.write_deadline(&DeadlineFile { boot_id, ticket, epoch, deadline, gate, step: post.step, brief })
+        });
         if let Err(error) = &written {
-            tracing::error!(%error, ticket = %id, "the deadline cannot be written: the warden will stop the service at the old one");
+            tracing::error!(%error, ticket = %id, "the warden cannot be told; what it knows is what counts");
         }
-        written.is_ok()
+        written
     }
 
     /// Starts a step up to its gate, tells the warden, looks at the lease once more, lets go.
@@ -158,7 +193,7 @@ impl Gate {
         post.run += 1;
         post.step = Some(running.mark());
         let (run, limit) = (post.run, post.config.step_timeout.get());
-        let is_known = self.write_deadline(id);
+        let is_known = self.write_deadline(id).is_ok();
         let Some(post) = self.posts.get_mut(id) else { return Ok(()) };
         if !is_known {
             // A step that the warden could not kill might start the service after the warden stopped it.

@@ -53,6 +53,8 @@ impl Machine {
     pub(super) fn promise_asked(&mut self, now: BootMs, ask: &PromiseAsk, out: &mut Vec<Action>) {
         let refusal = if ask.site == self.terms.site {
             Some("a gate of the same site")
+        } else if self.record.lost {
+            Some("which epochs this gate has seen is lost")
         } else if ask.epoch < self.record.epoch {
             Some("a higher epoch is known here")
         } else if self.record.may_run || self.is_stopping() {

@@ -181,11 +181,13 @@ impl Machine {
         if !verified {
             self.trouble =
                 Some(format!("the stop is not verified: {}", detail.as_deref().unwrap_or("no reason given")));
+            self.unstopped = self.record.may_run;
             self.job = Job::StopFailed { reason, then, began, ran, again_at: now.plus(STOP_RETRY_MS) };
             return;
         }
         self.record.may_run = false;
         self.record.promoted = None;
+        self.unstopped = false;
         self.trouble = None;
         if let Some(order) = &then
             && order.kind == StepKind::Stop

@@ -39,6 +39,18 @@ pub enum Event {
     },
     /// The stored record is not what this machine wrote: the warden has acted, or a write failed.
     RecordFound(Box<Record>),
+    /// The stored record is gone or damaged, and one was there.
+    RecordLost {
+        reason: String,
+    },
+    /// The warden left word that it stopped the service.
+    WardenStopped,
+    /// The answer to [`Action::NoteDeadline`], before any other event. `fault`: why the warden does not know of it.
+    DeadlineNoted {
+        epoch: Epoch,
+        deadline: BootMs,
+        fault: Option<String>,
+    },
     /// A collector confirmed the request that was sent at `sent` and carried the reports `reported`.
     Answered {
         sent: BootMs,
@@ -73,7 +85,7 @@ pub enum Event {
 pub enum Action {
     /// To be on disk before the next action is begun.
     Persist(Box<Record>),
-    /// To be in the warden's file before the next action is begun.
+    /// To be in the warden's file before the next action is begun; answered by [`Event::DeadlineNoted`].
     NoteDeadline {
         epoch: Epoch,
         deadline: BootMs,

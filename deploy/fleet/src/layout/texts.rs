@@ -13,6 +13,11 @@ use crate::ports::{Lane, Port};
 use crate::service::Service;
 
 /// A TOML string.
+/// As it is where the present directory is unknown; then it is refused by its reader.
+fn absolute(path: PathBuf) -> PathBuf {
+    std::path::absolute(&path).unwrap_or(path)
+}
+
 fn quoted(text: impl AsRef<std::ffi::OsStr>) -> String {
     toml::Value::String(text.as_ref().to_string_lossy().into_owned()).to_string()
 }
@@ -142,9 +147,10 @@ impl Layout {
             })
             .collect();
         let mut text = format!(
-            "\n[gate]\nlisten = {listen}\ncredentials = {credentials}\ncollectors = {collectors}\nsiblings = []\n\
-             peers = [ {peers} ]\ntiming = \"metro\"\n",
+            "\n[gate]\nlisten = {listen}\nruntime_dir = {runtime}\ncredentials = {credentials}\n\
+             collectors = {collectors}\nsiblings = []\npeers = [ {peers} ]\ntiming = \"metro\"\n",
             listen = self.address(site, Port::Gate),
+            runtime = quoted(absolute(self.site_dir(site).join("run"))),
             credentials = self.credentials(&format!("agent:{site}:host-{site}")),
             collectors = self.peers(site, &Site::ALL, Lane::Control, "https://"),
             peers = peers.join(", "),

@@ -8,13 +8,27 @@ use super::*;
 #[derive(Debug, Clone)]
 enum Deed {
     Wait(u64),
-    Answer { counter: u64, renewed: bool, order: Option<(StepKind, u64, u64)>, late_ms: u64 },
+    Answer {
+        counter: u64,
+        renewed: bool,
+        order: Option<(StepKind, u64, u64)>,
+        late_ms: u64,
+    },
     StepEnds(StepOutcome),
     StopEnds(bool),
     Ask(u64),
-    Promises { nonce_shift: u64, all: bool, short: bool },
-    Restart { same_boot: bool },
+    Promises {
+        nonce_shift: u64,
+        all: bool,
+        short: bool,
+    },
+    Restart {
+        same_boot: bool,
+    },
     WardenActs,
+    /// From here on the warden can be told of a deadline, or not.
+    Told(bool),
+    RecordVanishes,
 }
 
 /// One holder per epoch, as the collectors guarantee.
@@ -45,6 +59,8 @@ fn deed() -> impl Strategy<Value = Deed> {
             .prop_map(|(nonce_shift, all, short)| Deed::Promises { nonce_shift, all, short }),
         1 => any::<bool>().prop_map(|same_boot| Deed::Restart { same_boot }),
         1 => Just(Deed::WardenActs),
+        1 => prop::bool::weighted(0.7).prop_map(Deed::Told),
+        1 => Just(Deed::RecordVanishes),
     ]
 }
 
@@ -132,6 +148,11 @@ fn live(deeds: Vec<Deed>) -> (usize, usize) {
                 world = World { promoted, log, index, believed, ..World::with(record, found, world.now) };
                 let now = world.now;
                 world.at(now);
+            }
+            Deed::Told(told) => world.unheard = !told,
+            Deed::RecordVanishes => {
+                // What was closed stays so, and the number of the write goes on: both are checked against what was there.
+                world.event(Event::RecordLost { reason: "gone".to_owned() });
             }
             Deed::WardenActs => {
                 // It acts only where the deadline has passed.
