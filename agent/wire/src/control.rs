@@ -56,6 +56,9 @@ pub struct TicketSync {
     /// Why this gate could not become or stay active (a veto, a missing fence), for the operator.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub trouble: Option<String>,
+    /// The service may run here although it should not: a stop was tried and is not verified. No wait stands in for it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub unstopped: bool,
 }
 
 /// Freshness of one copy of the data.

@@ -23,7 +23,8 @@ fn sync(site: Site, nonce: u64, replica: &Replica) -> Item {
         let agreed = replica.failover.tickets.get(&ticket);
         let seen = agreed.map_or(Epoch::NONE, |t| t.epoch);
         let renew = agreed.is_some_and(|t| t.holder == Some(site)).then_some(seen);
-        TicketSync { ticket, seen, closed: false, renew, reports: Vec::new(), facts: None, trouble: None }
+        let (reports, closed, unstopped) = (Vec::new(), false, false);
+        TicketSync { ticket, seen, closed, renew, reports, facts: None, trouble: None, unstopped }
     });
     let gate = id(&format!("host-{site}"));
     Item::Gate(GateSync { site, gate, nonce, seq: nonce, tickets: tickets.collect() })

@@ -348,6 +348,33 @@ fn a_confirmed_move_away_from_a_service_that_is_down_waits_out_a_stop_that_fails
     assert_eq!(hand.ticket("rx").moving.as_ref().map(|moving| moving.stage.as_str()), Some("lapsing"));
 }
 
+/// What time covers is a holder that is silent, not one that says that it could not stop.
+#[test]
+fn a_move_that_people_order_does_not_wait_out_a_holder_that_could_not_stop() {
+    let mut hand = reach(State::Held);
+    let order = |to| TicketCommand::Move { to, reason: "maintenance".into(), expect: None };
+    assert!(hand.command("rx", order(Site::B)), "{:#?}", hand.story());
+    let unstopped = |hand: &mut Hand, says: bool| {
+        let sync = hand.sync(Site::A, |_, said| (said.renew, said.unstopped) = (None, says));
+        let other = hand.sync(Site::B, |_, _| {});
+        hand.tick(250, vec![Item::Gate(sync), Item::Gate(other)]);
+    };
+    for _ in 0..60 {
+        unstopped(&mut hand, true);
+    }
+    let ticket = hand.ticket("rx");
+    assert_eq!((ticket.phase, ticket.holder, ticket.epoch.counter), (Phase::Free, None, 1), "{:#?}", hand.story());
+    assert!(ticket.frozen.as_ref().is_some_and(|freeze| freeze.reason.contains("could not verify its stop")));
+    assert!(hand.replica.conditions.contains("ticket-free/rx") && hand.replica.conditions.contains("ticket-frozen/rx"));
+    // Unfrozen, an order for the other site is refused as long as the old one says so, with the reason.
+    assert!(hand.command("rx", TicketCommand::Unfreeze { reason: "looked at".into(), expect: None }));
+    unstopped(&mut hand, true);
+    assert!(!hand.command("rx", order(Site::B)), "{:#?}", hand.story());
+    // It is verified, or silent: then the move goes on.
+    unstopped(&mut hand, false);
+    assert!(hand.command("rx", order(Site::B)) || hand.ticket("rx").moving.is_some(), "{:#?}", hand.story());
+}
+
 /// Free, down, its standby stale, its gates there: two things are held back at once, and each is said once.
 #[test]
 fn observe_does_not_fill_the_ledger() {

@@ -100,7 +100,9 @@ impl State {
 fn of_ticket(ticket: &Ticket, facts: Facts<'_>, found: &mut Vec<Condition>) {
     let id = facts.id;
     let mut need = |needs: &[Site], by_design, rule, priority, titles, explain| {
-        found.push(Condition { needs: needs.to_vec(), by_design, ..of(rule, priority, id, titles, explain) });
+        let runbook = (rule == "gate-trouble").then_some("monitoring/gate-trouble.md");
+        let condition = of(rule, priority, id, titles, explain);
+        found.push(Condition { needs: needs.to_vec(), by_design, runbook, ..condition });
     };
     // One alarm per ticket: the first gate stands for all, one of a site that is there if there is any; the ticket's page
     // lists them.
@@ -170,6 +172,7 @@ fn of(rule: &str, priority: Priority, id: &Id, templates: &Titles, explain: Stri
         needs: Vec::new(),
         causal: false,
         by_design: false,
+        runbook: None,
     }
 }
 
@@ -184,5 +187,6 @@ fn of_site(rule: &str, priority: Priority, site: Site, templates: &Titles, expla
         needs: Vec::new(),
         causal: false,
         by_design: false,
+        runbook: None,
     }
 }

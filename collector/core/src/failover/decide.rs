@@ -100,6 +100,20 @@ impl Cause {
         }
     }
 
+    /// People chose the moment. Where the old holder says that it could not stop, they are asked again instead of waiting: what
+    /// time covers is a holder that is silent.
+    #[must_use]
+    pub const fn is_ordered(&self) -> bool {
+        match self {
+            Cause::Operator { .. } | Cause::Forced { .. } | Cause::Undone { .. } => true,
+            Cause::FirstGrant
+            | Cause::Resumed
+            | Cause::SiteLost { .. }
+            | Cause::ServiceDown { .. }
+            | Cause::Confirmed { .. } => false,
+        }
+    }
+
     /// Nothing is left to go on with where it is: a stop that fails is waited out, not called off.
     #[must_use]
     pub fn must_leave(&self) -> bool {
@@ -169,6 +183,11 @@ pub enum Block {
         heard: usize,
     },
     OnlyOneServing,
+    /// The old holder is there, and could not verify that it stopped.
+    Unstopped {
+        site: Site,
+        gate: Id,
+    },
 }
 
 impl fmt::Display for Block {
@@ -195,6 +214,9 @@ impl fmt::Display for Block {
                 write!(f, "only {heard} of the 2 other observers could tell that site {site} is lost")
             }
             Block::OnlyOneServing => f.write_str("only one site serves"),
+            Block::Unstopped { site, gate } => {
+                write!(f, "gate {gate} of site {site} says that its stop is not verified: the service may run there")
+            }
         }
     }
 }
@@ -381,6 +403,9 @@ pub(super) fn blocks_of_order(ticket: &Ticket, to: Site, facts: Facts<'_>) -> Ve
     let lease_runs = ticket.lease.is_some_and(|lease| lease.site != to && !lease.expired(facts.now));
     if ticket.phase == Phase::Free && lease_runs {
         blocks.push(Block::Busy);
+    }
+    if let Some((site, gate)) = ticket.unstopped(to, facts.now, gate_fresh_ms(facts.timing)) {
+        blocks.push(Block::Unstopped { site, gate: gate.clone() });
     }
     blocks
 }

@@ -97,8 +97,8 @@ fn hear(record: &mut GateRecord, said: &TicketSync, speaker: Speaker<'_>, timing
     }
     record.heard = Some(speaker.now);
     let trouble = said.trouble.as_deref().map(clip);
-    let changed = record.trouble != trouble || !unbroken;
-    record.trouble = trouble;
+    let changed = record.trouble != trouble || record.unstopped != said.unstopped || !unbroken;
+    (record.trouble, record.unstopped) = (trouble, said.unstopped);
     changed
 }
 

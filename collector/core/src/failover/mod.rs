@@ -145,6 +145,8 @@ pub struct Condition {
     pub causal: bool,
     /// Wanted, and nothing an operator could mend: listed, and nobody is called.
     pub by_design: bool,
+    /// What to do, a file below `runbooks`.
+    pub runbook: Option<&'static str>,
 }
 
 /// The agreed state of all tickets.

@@ -241,7 +241,24 @@ fn grant_after_drain(ticket: &mut Ticket, mut moving: Move, released: bool, scen
         let reason = format!("the copy at site {} is {} by now", moving.to, freshness.as_str());
         undo(ticket, &mut moving, reason, scene, out);
     }
+    if let Some(reason) = unstopped(ticket, &moving, scene).filter(|_| !released) {
+        still_runs(ticket, moving, reason, scene, out);
+        return;
+    }
     grant(ticket, moving, released, scene, out);
+}
+
+/// Why a move that people ordered must not rest on time: the side it leaves is there, and says that it could not stop.
+fn unstopped(ticket: &Ticket, moving: &Move, scene: Scene<'_>) -> Option<String> {
+    let fresh_ms = super::intake::gate_fresh_ms(scene.timing);
+    let (site, gate) = ticket.unstopped(moving.to, scene.now, fresh_ms).filter(|_| moving.cause.is_ordered())?;
+    Some(format!("gate {gate} of site {site} could not verify its stop"))
+}
+
+/// Nobody may run it until people have looked: the ticket is free and frozen.
+fn still_runs(ticket: &mut Ticket, moving: Move, reason: String, scene: Scene<'_>, out: &mut Vec<Happened>) {
+    (ticket.phase, ticket.holder) = (Phase::Free, None);
+    stuck(ticket, moving, reason, scene, out);
 }
 
 /// Grants the ticket to `moving.to` under the next epoch, and seals the side whose lease may still run.
@@ -282,6 +299,10 @@ fn sealing(
 ) -> bool {
     if scene.now < effective_at || (scene.now < until && !moving.all_settled()) {
         ticket.moving = Some(moving);
+        return false;
+    }
+    if let Some(reason) = unstopped(ticket, &moving, scene).filter(|_| !moving.all_done()) {
+        still_runs(ticket, moving, reason, scene, out);
         return false;
     }
     let first = moving.first;

@@ -169,6 +169,12 @@ impl Move {
         self.current().all(Step::settled)
     }
 
+    /// Every step of this stage was carried out.
+    #[must_use]
+    pub fn all_done(&self) -> bool {
+        self.current().all(|step| matches!(step.state, StepState::Done { .. }))
+    }
+
     /// First step of this stage that was given up, as a sentence part.
     #[must_use]
     pub fn given_up(&self) -> Option<String> {

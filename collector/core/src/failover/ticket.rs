@@ -98,6 +98,9 @@ pub struct GateRecord {
     /// Heard without a gap since.
     pub present_since: Option<LogTime>,
     pub trouble: Option<String>,
+    /// It said last that a stop is not verified: the service may run there, and no wait stands in for that.
+    #[serde(default)]
+    pub unstopped: bool,
     /// Whether its copy said in this epoch that the standby has everything.
     pub says_in_sync: Option<bool>,
     pub renewals: Vec<Renewal>,
@@ -223,6 +226,13 @@ impl Ticket {
         self.gates.get(&site).and_then(|gates| gates.get(gate))
     }
 
+    /// A gate of the side that had the lease is there and says that the service may still run at it.
+    pub(super) fn unstopped(&self, to: Site, now: LogTime, fresh_ms: u64) -> Option<(Site, &Id)> {
+        let site = self.lease.map(|lease| lease.site).filter(|site| *site != to)?;
+        let mut gates = self.gates.get(&site).into_iter().flatten();
+        gates.find(|(_, gate)| gate.unstopped && gate.present(now, fresh_ms)).map(|(id, _)| (site, id))
+    }
+
     /// Epoch of the next grant: above every one ever used, the gates' own included.
     #[must_use]
     pub fn next_epoch(&self) -> Epoch {
@@ -247,6 +257,7 @@ impl GateRecord {
             heard: None,
             present_since: None,
             trouble: None,
+            unstopped: false,
             says_in_sync: None,
             renewals: Vec::new(),
             sealed: Epoch::NONE,

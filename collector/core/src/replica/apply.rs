@@ -359,6 +359,7 @@ fn agreed(condition: crate::failover::Condition) -> AgreedCondition {
             site: condition.site,
             title: condition.title,
             explain: condition.explain,
+            runbook: condition.runbook.map(str::to_owned),
             causal: condition.causal,
             suppressed: condition.by_design,
             fed_by: condition.needs.into_iter().map(|site| site_asset(site).to_string()).collect(),

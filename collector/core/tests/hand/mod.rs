@@ -135,6 +135,7 @@ impl Hand {
                 reports: Vec::new(),
                 facts: Some(facts),
                 trouble: None,
+                unstopped: false,
             };
             change(name, &mut said);
             said
@@ -159,6 +160,7 @@ impl Hand {
             reports: Vec::new(),
             facts: None,
             trouble: None,
+            unstopped: false,
         };
         let gate = id(&format!("host-{site}"));
         let sync = GateSync { site, gate: gate.clone(), nonce: 0, seq: 0, tickets: vec![said] };

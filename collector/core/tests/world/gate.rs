@@ -192,6 +192,7 @@ impl Gate {
             reports: self.reports.clone(),
             facts: Some(facts),
             trouble: None,
+            unstopped: false,
         };
         GateSync { site: self.site, gate: self.id.clone(), nonce, seq: self.seq, tickets: vec![ticket] }
     }
