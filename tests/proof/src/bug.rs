@@ -80,10 +80,26 @@ pub enum Bug {
     ForceByOne,
     /// What two people force does not wait for the old holder.
     ForceWithoutWait,
+    /// A lease counts although its warden could not be told of it.
+    UntoldLease,
+    /// A gate does not see that its warden is at work, or has stopped its service.
+    WardenUnseen,
+    /// The warden writes its record before it stops the service.
+    WardenWaitsForDisk,
+    /// The warden writes what it read once over what it cannot read now.
+    WardenWritesBlindly,
+    /// A gate renews an epoch that its disk did not take.
+    UnsavedIsRenewed,
+    /// A gate that cannot store says so in its log alone.
+    UnsavedIsUntold,
+    /// A record that vanished is taken for one that was never written.
+    LostRecordIsNew,
+    /// A holder that says that it could not stop is waited out.
+    UnstoppedWaitedOut,
 }
 
 impl Bug {
-    pub const ALL: [Bug; 37] = [
+    pub const ALL: [Bug; 45] = [
         Bug::MarginZero,
         Bug::LeaseFromReceipt,
         Bug::NoWarden,
@@ -121,5 +137,13 @@ impl Bug {
         Bug::PolicyTakesAway,
         Bug::ForceByOne,
         Bug::ForceWithoutWait,
+        Bug::UntoldLease,
+        Bug::WardenUnseen,
+        Bug::WardenWaitsForDisk,
+        Bug::WardenWritesBlindly,
+        Bug::UnsavedIsRenewed,
+        Bug::UnsavedIsUntold,
+        Bug::LostRecordIsNew,
+        Bug::UnstoppedWaitedOut,
     ];
 }

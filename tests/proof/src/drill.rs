@@ -6,6 +6,7 @@ use bcp_core::replica::Item;
 use bcp_wire::Site::{self, A, B, W};
 
 use crate::bug::Bug;
+use crate::host::Disk;
 use crate::invariants::Breach;
 use crate::sim::STEP_MS;
 use crate::world::{World, at, id, passive, policy, rx, two_gates};
@@ -179,9 +180,74 @@ fn one_gate_of_two_stops(world: &mut World) {
 }
 
 fn moved_with_a_full_disk(world: &mut World) {
-    world.hosts[0].disk_full = true;
+    world.hosts[0].disk = Disk::Full;
     move_to(world, B);
     world.run(40_000);
+}
+
+/// From here on the warden of a cannot be told of any lease; then a is paused.
+fn renewed_without_telling(world: &mut World) {
+    let a = gate(world, A);
+    world.hosts[a].runtime_full = true;
+    world.run(3_000);
+    world.pause_agents(A, true);
+    world.run(40_000);
+}
+
+/// The warden has to stop the service, and its disk does not take that.
+fn stopped_beside_a_full_disk(world: &mut World) {
+    far_apart(world);
+    let a = gate(world, A);
+    world.pause_agents(A, true);
+    world.hosts[a].disk = Disk::Full;
+    world.run_until(20_000, |world| world.hosts[gate(world, A)].posts[&rx()].warden.is_some());
+    world.pause_agents(A, false);
+    world.run(40_000);
+}
+
+fn isolated_with_a_disk_that_hangs(world: &mut World) {
+    far_apart(world);
+    let a = gate(world, A);
+    world.hosts[a].disk = Disk::Hung;
+    world.isolate(A);
+    world.run(40_000);
+}
+
+fn stopped_beside_a_disk_that_cannot_be_read(world: &mut World) {
+    let a = gate(world, A);
+    world.hosts[a].disk = Disk::Unreadable;
+    there_and_back(world);
+    world.pause_agents(A, true);
+    world.run(40_000);
+}
+
+fn moved_to_a_full_disk(world: &mut World) {
+    let b = gate(world, B);
+    world.hosts[b].disk = Disk::Full;
+    move_to(world, B);
+    world.run(40_000);
+}
+
+fn a_promising_gate_loses_its_record(world: &mut World) {
+    for site in Site::ALL {
+        world.stop_decider(site);
+    }
+    world.run(15_000);
+    world.kill_agents(B);
+    world.each_host(B, |host, _| host.lose_record(&rx()));
+    world.start_agents(B);
+    world.isolate(A);
+    for site in Site::ALL {
+        world.start_decider(site);
+    }
+    world.run(60_000);
+}
+
+/// What people ordered must not rest on time where the holder says that it could not stop.
+fn moved_from_what_cannot_be_stopped(world: &mut World) {
+    world.each_host(A, |host, _| host.stops_fail = true);
+    move_to(world, B);
+    world.run(60_000);
 }
 
 fn frozen(world: &mut World) {
@@ -394,6 +460,15 @@ const fn story(bug: Bug) -> Story {
         Bug::PolicyTakesAway => ("a policy without the holder's site", usual, a_policy_without_the_holder),
         Bug::ForceByOne => ("lost when the standby is stale, forced by one", usual, forced_by_one),
         Bug::ForceWithoutWait => ("forced while the holder is cut off", usual, forced_while_held),
+        Bug::UntoldLease => ("a warden that cannot be told", usual, renewed_without_telling),
+        Bug::WardenUnseen => ("a warden beside a full disk", usual, stopped_beside_a_full_disk),
+        Bug::WardenWaitsForDisk => ("isolated with a disk that hangs", usual, isolated_with_a_disk_that_hangs),
+        Bug::WardenWritesBlindly => {
+            ("a warden beside a disk that cannot be read", restless, stopped_beside_a_disk_that_cannot_be_read)
+        }
+        Bug::UnsavedIsRenewed | Bug::UnsavedIsUntold => ("moved to a full disk", usual, moved_to_a_full_disk),
+        Bug::LostRecordIsNew => ("a promising gate loses its record", usual, a_promising_gate_loses_its_record),
+        Bug::UnstoppedWaitedOut => ("moved from what cannot be stopped", usual, moved_from_what_cannot_be_stopped),
         Bug::ObserveActs => ("lost, in mode observe", observed, lost),
         Bug::LossLeavesStep => ("cut off while promoting", usual, cut_off_while_promoting),
         Bug::PromiseOfOneMissing => ("no collectors", pairs, no_collectors),

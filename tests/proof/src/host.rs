@@ -11,8 +11,8 @@ mod warden;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use bcp_agent::gate::config::GateTiming;
-use bcp_agent::gate::machine::{Event, FoundDeadline, Machine, Peer, Terms};
-use bcp_agent::gate::record::{BootMs, Record};
+use bcp_agent::gate::machine::{Action, Event, FoundDeadline, Machine, Peer, Terms};
+use bcp_agent::gate::record::{BootMs, Brief, Record};
 use bcp_core::policy::Timing;
 use bcp_wire::control::{CopyRole, PromiseAnswer, ServiceFacts, StepKind, StepOrder, StepOutcome};
 use bcp_wire::{Epoch, Id, Site};
@@ -22,6 +22,26 @@ use crate::dice::Dice;
 
 /// A script that has nothing to wait for.
 const STEP_MS: u64 = 200;
+
+/// What a gate and its warden keep their records on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Disk {
+    Fine,
+    /// Takes nothing.
+    Full,
+    /// Takes what is written, and gives nothing back.
+    Unreadable,
+    /// Whoever asks it for anything waits.
+    Hung,
+}
+
+/// What a gate was about to do when its disk hung.
+#[derive(Debug, Clone)]
+struct Stuck {
+    actions: Vec<Action>,
+    nonce: Option<u64>,
+    sent: BootMs,
+}
 
 /// A program that carries out a step. It outlives its gate's process.
 #[derive(Debug, Clone)]
@@ -119,6 +139,16 @@ pub enum Note {
     ServiceStopped {
         ticket: Id,
     },
+    /// What a gate says of a ticket in a request, and how it is.
+    Said {
+        ticket: Id,
+        renews: bool,
+        has_trouble: bool,
+        /// What it goes by is not on its disk.
+        unsaved: bool,
+        /// Its warden is at work, or has stopped the service.
+        put_down: bool,
+    },
 }
 
 /// One ticket's gate.
@@ -128,7 +158,23 @@ pub struct Post {
     pub disk: Record,
     /// The number of the record on the disk when the gate last looked or wrote.
     version: u64,
+    /// The record's file has vanished; `disk` is empty then.
+    pub gone: bool,
+    /// What the warden reads of a lease, in memory.
     pub file: Option<FoundDeadline>,
+    /// What is there of the record; `None` before the first lease of a boot.
+    brief: Option<Brief>,
+    /// The warden's word to the gate.
+    mark: bool,
+    stuck: Option<Stuck>,
+    /// The warden has stopped the service and tells the disk.
+    puts_down: bool,
+    /// What the warden stopped last.
+    stopped: Option<(Option<FoundDeadline>, Brief)>,
+    /// The warden works without the lock.
+    unlocked: bool,
+    /// The record as the warden read it last.
+    warden_read: Record,
     pub step: Option<Running>,
     /// The gate's own stop ends then.
     pub stop: Option<u64>,
@@ -157,9 +203,13 @@ pub struct Host {
     pub powered: bool,
     /// Agent process stopped (SIGSTOP): its warden and its programs go on.
     pub paused: bool,
-    pub disk_full: bool,
+    pub disk: Disk,
+    /// The directory in memory takes nothing.
+    pub runtime_full: bool,
     /// Every stop hangs, and takes as long as it may.
     pub slow_stops: bool,
+    /// Nothing stops the service, neither gate nor warden.
+    pub stops_fail: bool,
     /// What a step takes, where it is not a matter of chance.
     pub step_takes_ms: Option<u64>,
     pub posts: BTreeMap<Id, Post>,
@@ -198,8 +248,10 @@ impl Host {
             rate: 1_000,
             powered: true,
             paused: false,
-            disk_full: false,
+            disk: Disk::Fine,
+            runtime_full: false,
             slow_stops: false,
+            stops_fail: false,
             step_takes_ms: None,
             posts: BTreeMap::new(),
             peers,
@@ -220,7 +272,15 @@ impl Host {
                 machine: None,
                 disk: Record::default(),
                 version: 0,
+                gone: false,
                 file: None,
+                brief: None,
+                mark: false,
+                stuck: None,
+                puts_down: false,
+                stopped: None,
+                unlocked: false,
+                warden_read: Record::default(),
                 step: None,
                 stop: None,
                 warden: None,
@@ -299,14 +359,31 @@ impl Host {
 
     pub fn kill_agent(&mut self) {
         for post in self.posts.values_mut() {
-            post.machine = None;
+            (post.machine, post.stuck) = (None, None);
             post.pending.clear();
         }
         self.requests.clear();
         self.paused = false;
     }
 
+    /// Of all tickets, for they share a process: it waits for its disk.
+    #[must_use]
+    pub fn hangs(&self) -> bool {
+        self.posts.values().any(|post| post.stuck.is_some())
+    }
+
+    /// A record's file is deleted.
+    pub fn lose_record(&mut self, ticket: &Id) {
+        if let Some(post) = self.posts.get_mut(ticket) {
+            (post.gone, post.disk) = (true, Record::default());
+        }
+    }
+
     pub fn start_agent(&mut self, play: &mut Play) {
+        // It goes by nothing that it cannot read.
+        if matches!(self.disk, Disk::Unreadable | Disk::Hung) {
+            return;
+        }
         let (now, clock) = (play.now, self.clock(play.now));
         let tickets: Vec<Id> = self.posts.keys().cloned().collect();
         for id in tickets {
@@ -321,11 +398,20 @@ impl Host {
             if play.bug == Some(Bug::PromiseForgotten) {
                 post.disk.promise = None;
             }
-            let mut found = post.file;
+            let is_stopped = post.mark || post.brief.is_some_and(|brief| !brief.may_run);
+            let mut found = post.file.filter(|_| !is_stopped);
+            post.mark = false;
+            let mut record = post.disk.clone();
+            if post.gone && play.bug == Some(Bug::LostRecordIsNew) {
+                post.gone = false;
+            } else if post.gone {
+                record = Record::lost(&terms.boot_id, clock, terms.timing.promise_ms());
+                post.pending.push_back((Event::RecordLost { reason: "gone".to_owned() }, None));
+            }
             if play.bug == Some(Bug::RestartLengthensLease) {
                 found = found.map(|file| FoundDeadline { deadline: clock.plus(ttl), ..file });
             }
-            let machine = Machine::new(terms, post.disk.clone(), found, clock);
+            let machine = Machine::new(terms, record, found, clock);
             let (found, taken) = (post.file.map(|file| file.deadline), machine.figures().deadline);
             play.wishes.notes.push(Note::Started { ticket: id, found, taken });
             post.version = post.disk.writes;
@@ -341,7 +427,8 @@ impl Host {
         self.powered = false;
         for post in self.posts.values_mut() {
             (post.running, post.file, post.step, post.stop, post.warden) = (None, None, None, None, None);
-            post.noticed = None;
+            (post.noticed, post.brief, post.mark) = (None, None, false);
+            (post.puts_down, post.stopped, post.unlocked) = (false, None, false);
         }
     }
 

@@ -278,6 +278,7 @@ impl Model for Failover {
             always("I20 log time is slow", |_, state| holds(state, 20)),
             always("I21 two witnesses", |_, state| holds(state, 21)),
             always("I22 orders compare", |_, state| holds(state, 22)),
+            always("I24 an honest word", |_, state| holds(state, 24)),
         ];
         all.push(Property::sometimes("the other side takes over", |_, state: &State| {
             state.world.active(&rx()) == [Site::B]

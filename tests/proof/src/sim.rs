@@ -11,6 +11,7 @@ use bcp_wire::control::{StepKind, StepOutcome};
 
 use crate::bug::Bug;
 use crate::dice::Dice;
+use crate::host::Disk;
 use crate::invariants::{Breach, i15};
 use crate::world::{Journal, World, at, id, passive, policy, rx, two_gates};
 
@@ -190,8 +191,16 @@ fn trouble(world: &mut World, dice: &mut Dice, (site, serving): (Site, Site), re
             format!("serve {site} {}", if up { "up" } else { "down" })
         }
         10 => {
-            world.hosts[gate].disk_full = dice.percent(30);
-            format!("disk of gate {gate}: full {}", world.hosts[gate].disk_full)
+            let host = &mut world.hosts[gate];
+            host.disk = [Disk::Full, Disk::Full, Disk::Hung, Disk::Unreadable, Disk::Fine, Disk::Fine]
+                [usize::try_from(dice.below(6)).unwrap_or(0)];
+            host.runtime_full = dice.percent(15);
+            let told = format!("disk of gate {gate}: {:?}, in memory full: {}", host.disk, host.runtime_full);
+            if dice.percent(10) {
+                host.lose_record(&rx());
+                return format!("{told}; its record vanishes");
+            }
+            told
         }
         11 => {
             world.each_host(serving, |host, _| {
@@ -301,6 +310,9 @@ fn recovers(world: &mut World, auto: bool) -> Option<String> {
     world.heal();
     (world.loss_percent, world.repeat_percent, world.max_delay_ms) = (0, 0, 40);
     world.hold.clear();
+    for host in &mut world.hosts {
+        (host.disk, host.runtime_full) = (Disk::Fine, false);
+    }
     for site in Site::ALL {
         world.deciders[at(site)].serve_up = true;
         world.power_on(site);
@@ -310,7 +322,7 @@ fn recovers(world: &mut World, auto: bool) -> Option<String> {
         world.pause_agents(site, false);
     }
     for host in &mut world.hosts {
-        (host.disk_full, host.slow_stops) = (false, false);
+        host.slow_stops = false;
         for post in host.posts.values_mut() {
             post.force.clear();
         }

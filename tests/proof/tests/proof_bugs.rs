@@ -10,7 +10,7 @@ use bcp_proof::invariants::Breach;
 use bcp_proof::{drill, sim};
 
 /// Bug, and the invariants that may catch it. 0: liveness.
-const TABLE: [(Bug, &[u8]); 37] = [
+const TABLE: [(Bug, &[u8]); 45] = [
     (Bug::MarginZero, &[1, 6]),
     (Bug::LeaseFromReceipt, &[1, 16]),
     (Bug::NoWarden, &[1, 16]),
@@ -48,6 +48,14 @@ const TABLE: [(Bug, &[u8]); 37] = [
     (Bug::PolicyTakesAway, &[23]),
     (Bug::ForceByOne, &[8]),
     (Bug::ForceWithoutWait, &[1, 6]),
+    (Bug::UntoldLease, &[16]),
+    (Bug::WardenUnseen, &[24]),
+    (Bug::WardenWaitsForDisk, &[1, 16]),
+    (Bug::WardenWritesBlindly, &[2]),
+    (Bug::UnsavedIsRenewed, &[7]),
+    (Bug::UnsavedIsUntold, &[24]),
+    (Bug::LostRecordIsNew, &[1, 16]),
+    (Bug::UnstoppedWaitedOut, &[1]),
 ];
 /// Random runs tried where no drill of its own catches a bug.
 const SEEDS: u64 = 60;

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use bcp_agent::gate::machine::{Event, Machine};
-use bcp_agent::gate::record::BootMs;
+use bcp_agent::gate::record::{BootMs, Record};
 use bcp_wire::Id;
 use bcp_wire::control::{GateSync, TicketAnswer};
 
@@ -18,7 +18,12 @@ impl Host {
     /// The next request, if one is due.
     pub fn sync(&mut self, play: &mut Play) -> Option<GateSync> {
         let now = play.now;
-        if !self.powered || self.paused || !self.agent_runs() || (now < self.next_sync && !self.sync_now) {
+        if !self.powered
+            || self.paused
+            || self.hangs()
+            || !self.agent_runs()
+            || (now < self.next_sync && !self.sync_now)
+        {
             return None;
         }
         if now >= self.next_sync {
@@ -42,7 +47,24 @@ impl Host {
             if post.copy.wants_alone {
                 request.asked_alone.insert(id.clone());
             }
-            let part = machine.sync_part(post.carries_data.then(|| post.facts()));
+            let mut part = machine.sync_part(post.carries_data.then(|| post.facts()));
+            let record = machine.record();
+            match play.bug {
+                Some(Bug::UnsavedIsRenewed) if record.holder == Some(self.site) && !record.closed => {
+                    part.renew = Some(record.epoch);
+                }
+                Some(Bug::UnsavedIsUntold) => part.trouble = None,
+                Some(Bug::UnstoppedWaitedOut) => part.unstopped = false,
+                _ => {}
+            }
+            let kept = |record: &Record| (record.epoch, record.holder, record.closed, record.may_run);
+            play.wishes.notes.push(Note::Said {
+                ticket: id.clone(),
+                renews: part.renew.is_some(),
+                has_trouble: part.trouble.is_some(),
+                unsaved: kept(record) != kept(&post.disk),
+                put_down: post.warden.is_some() || post.puts_down || post.mark,
+            });
             request.reported.insert(id.clone(), part.reports.iter().map(|report| report.key.clone()).collect());
             tickets.push(part);
         }

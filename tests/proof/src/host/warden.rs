@@ -1,11 +1,11 @@
 //! The warden as played: the shipped budget and verdict, with the time that looking, locking and stopping take.
 
 use bcp_agent::gate::budget::{Budget, POLL_MS, Verdict};
-use bcp_agent::gate::machine::FoundDeadline;
-use bcp_agent::gate::record::BootMs;
+use bcp_agent::gate::machine::{Action, FoundDeadline};
+use bcp_agent::gate::record::{BootMs, Brief, Record};
 use bcp_wire::Id;
 
-use super::{Host, Note, Play, gate_timing};
+use super::{Disk, Host, Note, Play, gate_timing};
 use crate::bug::Bug;
 
 impl Host {
@@ -46,16 +46,34 @@ impl Host {
         self.ends(self.real_of(begins.plus(takes)), play)
     }
 
+    /// What the warden goes by: the file in memory; where none was written in this boot, the record.
+    fn warden_knows(&mut self, id: &Id) -> Option<Brief> {
+        let disk = self.disk;
+        let post = self.posts.get_mut(id)?;
+        let is_read = matches!(disk, Disk::Fine | Disk::Full) && !post.gone;
+        if is_read {
+            post.warden_read = post.disk.clone();
+        }
+        match (post.brief, disk) {
+            (Some(brief), _) => Some(brief),
+            (None, Disk::Hung) => None,
+            (None, _) if is_read => Some(post.disk.brief()),
+            (None, _) => Some(Brief { may_run: true, closed: false, holder: None }),
+        }
+    }
+
     pub(super) fn warden_looks(&mut self, id: &Id, play: &mut Play) {
         let (clock, budget) = (self.clock(play.now), self.budget());
+        let Some(brief) = self.warden_knows(id) else { return };
         let Some(post) = self.posts.get_mut(id) else { return };
-        if post.warden.is_some() || !post.disk.may_run {
+        let is_over = post.stopped.is_some_and(|stopped| stopped == (post.file, brief));
+        if post.warden.is_some() || post.puts_down || !brief.may_run || is_over {
             post.noticed = None;
             return;
         }
         let deadline = post.file.map(|file| file.deadline);
         let noticed = *post.noticed.get_or_insert(clock);
-        let due = match budget.judge(&post.disk, deadline, noticed, clock) {
+        let due = match budget.judge(brief, deadline, noticed, clock) {
             Verdict::Fine => {
                 post.noticed = None;
                 return;
@@ -64,19 +82,70 @@ impl Host {
             Verdict::GateActs { until } => until,
             Verdict::Late => deadline.unwrap_or(clock),
         };
+        if play.bug == Some(Bug::WardenWaitsForDisk) && self.disk == Disk::Hung {
+            return;
+        }
         if play.bug != Some(Bug::LossLeavesStep) {
             post.step = None;
         }
-        if post.disk.holder == Some(self.site) && !post.disk.closed {
-            let before = post.disk.clone();
-            post.disk.closed = true;
-            post.disk.writes += 1;
-            let after = Box::new(post.disk.clone());
-            play.wishes.notes.push(Note::Stored { ticket: id.clone(), before: Box::new(before), after });
+        post.stopped = Some((post.file, brief));
+        post.unlocked = post.stuck.is_some();
+        post.mark = !self.runtime_full;
+        if post.unlocked {
+            // Killed in the middle of a write: the disk takes it, or does not.
+            let record = post.stuck.take().and_then(|stuck| match stuck.actions.into_iter().next() {
+                Some(Action::Persist(record)) => Some(*record),
+                _ => None,
+            });
+            if let Some(record) = record.filter(|_| play.roll().is_multiple_of(2)) {
+                self.keep(id, record, play);
+            }
+            self.kill_agent();
         }
         let ends = self.warden_ends(deadline, due, play);
         if let Some(post) = self.posts.get_mut(id) {
             post.warden = Some(ends);
         }
+    }
+
+    /// The stop is verified; then, and not before, the disk is told.
+    pub(super) fn warden_ended(&mut self, id: &Id, play: &mut Play) {
+        let now = play.now;
+        let Some(post) = self.posts.get_mut(id) else { return };
+        if post.warden.take_if(|ends| *ends <= now).is_some() {
+            if self.stops_fail {
+                post.warden = Some(now + play.step_ms);
+                return;
+            }
+            if post.running.take().is_some() {
+                play.wishes.notes.push(Note::ServiceStopped { ticket: id.clone() });
+            }
+            // Without the lock nothing is written: the gate would not know.
+            if !std::mem::take(&mut post.unlocked) {
+                post.puts_down = true;
+                post.brief = post.brief.map(|brief| Brief { may_run: false, ..brief });
+                post.file = None;
+            }
+        }
+        if self.disk == Disk::Hung || !std::mem::take(&mut post.puts_down) {
+            return;
+        }
+        let mut record = match (self.disk, play.bug) {
+            (_, Some(Bug::WardenWritesBlindly)) => post.warden_read.clone(),
+            (Disk::Fine, _) if !post.gone => post.disk.clone(),
+            _ => return,
+        };
+        record.closed |= record.holder == Some(self.site);
+        (record.may_run, record.promoted) = (false, None);
+        record.writes = post.disk.writes + 1;
+        self.keep(id, record, play);
+    }
+
+    fn keep(&mut self, id: &Id, record: Record, play: &mut Play) {
+        let Some(post) = self.posts.get_mut(id) else { return };
+        let after = Box::new(record.clone());
+        let before = Box::new(std::mem::replace(&mut post.disk, record));
+        post.gone = false;
+        play.wishes.notes.push(Note::Stored { ticket: id.clone(), before, after });
     }
 }

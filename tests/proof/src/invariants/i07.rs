@@ -20,7 +20,8 @@ impl Invariant for RenewedByRight {
             let by_right = seen.tick.items.iter().any(|item| match item {
                 Item::Gate(sync) if sync.site == lease.site => sync.tickets.iter().any(|said| {
                     let open = said.seen <= lease.epoch && !(said.closed && said.seen == lease.epoch);
-                    said.ticket == *id && said.renew == Some(lease.epoch) && open
+                    // And it is on that gate's disk: started anew, it would still know it.
+                    said.ticket == *id && said.renew == Some(lease.epoch) && said.seen == lease.epoch && open
                 }),
                 _ => false,
             });

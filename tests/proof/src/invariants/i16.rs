@@ -4,12 +4,13 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
+use bcp_agent::gate::machine::Machine;
 use bcp_core::replica::Item;
 use bcp_wire::control::StepKind;
 use bcp_wire::{Epoch, Id, Site};
 
 use super::{Applied, Invariant, Moment, Noted, Verdict};
-use crate::host::Note;
+use crate::host::{Disk, Note};
 
 /// As many requests as a gate has in flight, and more.
 const KEPT: usize = 64;
@@ -104,17 +105,26 @@ impl Invariant for LeaseByRight {
                 if let Some((epoch, until)) = self.promised.get(&key).filter(|(_, until)| seen.now < *until)
                     && host.agent_runs()
                     && !host.paused
-                    && !host.disk_full
+                    && host.disk == Disk::Fine
+                    && !host.hangs()
+                    && !post.gone
                     && post.disk.promise.is_none()
                 {
                     return Err(format!("{} forgot its promise about {epoch} until {until}", host.gate));
+                }
+                let believed = post.machine.as_ref().filter(|_| !host.paused && !host.hangs());
+                // One that cannot look at its files neither acts nor renews.
+                let figures = believed.map(Machine::figures).filter(|figures| figures.doing != "waiting");
+                let believed = figures.and_then(|figures| figures.deadline);
+                if believed.is_some_and(|until| post.file.is_none_or(|file| file.deadline < until)) {
+                    return Err(format!("{} goes by a lease that its warden was not told of", host.gate));
                 }
                 let Some(epoch) = post.running.filter(|_| host.runs(id, seen.now)) else { continue };
                 let leased = post.file.is_some_and(|file| seen.now <= host.real_of(file.deadline));
                 let overdue = |file: bcp_agent::gate::machine::FoundDeadline| {
                     seen.now > host.real_of(file.deadline.plus(host.timing.stop_max_ms)) + seen.step_ms
                 };
-                if post.file.is_some_and(overdue) {
+                if post.file.is_some_and(overdue) && !host.stops_fail {
                     return Err(format!("{} runs {epoch} longer than stop_max beyond its deadline", host.gate));
                 }
                 let late = post.file.is_none() && post.stop.is_none() && post.warden.is_none();

@@ -25,6 +25,7 @@ mod i20;
 mod i21;
 mod i22;
 mod i23;
+mod i24;
 
 use std::collections::BTreeMap;
 
@@ -149,6 +150,7 @@ pub struct Invariants {
     i21: i21::TwoWitnesses,
     i22: i22::OrdersCompare,
     i23: i23::PolicyLeavesHolder,
+    i24: i24::HonestWord,
     pub breaches: Vec<Breach>,
 }
 
@@ -177,21 +179,21 @@ impl Invariants {
     pub fn tick(&mut self, seen: &Applied<'_>) {
         each!(
             self, tick, seen, i01, i02, i03, i04, i05, i06, i07, i08, i09, i10, i11, i12, i13, i14, i15, i16, i17, i19,
-            i20, i21, i22, i23
+            i20, i21, i22, i23, i24
         );
     }
 
     pub fn note(&mut self, seen: &Noted<'_>) {
         each!(
             self, note, seen, i01, i02, i03, i04, i05, i06, i07, i08, i09, i10, i11, i12, i13, i14, i15, i16, i17, i19,
-            i20, i21, i22, i23
+            i20, i21, i22, i23, i24
         );
     }
 
     pub fn moment(&mut self, seen: &Moment<'_>) {
         each!(
             self, moment, seen, i01, i02, i03, i04, i05, i06, i07, i08, i09, i10, i11, i12, i13, i14, i15, i16, i17,
-            i19, i20, i21, i22, i23
+            i19, i20, i21, i22, i23, i24
         );
     }
 
