@@ -23,12 +23,12 @@ pub(super) enum Sent {
 type Fate = (Sent, Result<(), String>);
 type Awaited = Pin<Box<dyn Future<Output = Fate> + Send>>;
 
-/// Looks at the one that is waited for until it is passed by.
+/// Looks, one each [`super::run::TICK`], at the one that is waited for until it is passed by: two seconds.
 const PASSED_BY_AFTER: u32 = 20;
 
 /// What was handed over and has not been acknowledged. Brokers acknowledge in the order in which they were sent to, so one
 /// after the other is waited for, which costs less than to wait for all. One that a broker does not acknowledge is passed by
-/// after a while, and keeps nobody else from being heard of.
+/// after a while, and keeps nobody else from being heard of. Never more than the client's queue and window take.
 #[derive(Default)]
 pub(super) struct Notices {
     first: Option<Awaited>,
