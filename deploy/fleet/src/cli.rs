@@ -141,8 +141,11 @@ async fn run(cli: Cli) -> ExitCode {
     let done = match cli.command {
         None => return up(base, cli.up, cli.json).await,
         Some(Command::Up(args)) => {
-            let args =
-                UpArgs { data_dir: args.data_dir.or(cli.up.data_dir), mosquitto: args.mosquitto.or(cli.up.mosquitto) };
+            let args = UpArgs {
+                data_dir: args.data_dir.or(cli.up.data_dir),
+                mosquitto: args.mosquitto.or(cli.up.mosquitto),
+                timing: args.timing.or(cli.up.timing),
+            };
             return up(base, args, cli.json).await;
         }
         Some(Command::Completions { shell }) => {

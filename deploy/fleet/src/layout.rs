@@ -28,6 +28,8 @@ pub const OPERATORS: [&str; 2] = ["op-1", "op-2"];
 /// Holds the simulated devices' password of version 3.
 const DEVICE_KEY: &str = "device.key";
 const POLICY: &str = include_str!("../policy.toml");
+/// The line of [`POLICY`] that `--timing` changes.
+const POLICY_TIMING: &str = "timing = \"metro\"\n";
 
 const RULES: &str = include_str!("../../rules/default.toml");
 
@@ -66,6 +68,35 @@ pub struct Layout {
     pub executable: PathBuf,
     /// Use this mosquitto as the three brokers.
     pub mosquitto: Option<PathBuf>,
+    pub timing: Timing,
+}
+
+/// How long a disturbance lasts before it moves anything; see the timing profiles of the policy.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
+pub enum Timing {
+    #[default]
+    Metro,
+    Wide,
+    Fast,
+}
+
+impl Timing {
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Timing::Metro => "metro",
+            Timing::Wide => "wide",
+            Timing::Fast => "fast",
+        }
+    }
+
+    /// A step of a demo service: three quarters of the profile's `stop_max`, where that is less than 3 s.
+    const fn step_timeout(self) -> &'static str {
+        match self {
+            Timing::Metro | Timing::Wide => "3s",
+            Timing::Fast => "1050ms",
+        }
+    }
 }
 
 /// The directory of a fleet that was given none: one per user and base port, emptied at every start.
@@ -130,7 +161,8 @@ impl Layout {
         let keys = self.publishing_keys()?;
         self.certificates()?;
         self.write(DEVICE_KEY, devices::PASSWORD)?;
-        self.write("policy.toml", &format!("{POLICY}\n{}\n{RULES}", self.assets()))?;
+        let policy = POLICY.replacen(POLICY_TIMING, &format!("timing = \"{}\"\n", self.timing.as_str()), 1);
+        self.write("policy.toml", &format!("{policy}\n{}\n{RULES}", self.assets()))?;
         for site in Site::ALL {
             own_dir(&self.site_dir(site))?;
             self.write_config(site, "collector", &self.collector(site, &keys))?;
@@ -243,6 +275,7 @@ mod tests {
             base: "27000".parse().unwrap(),
             executable: "/usr/bin/true".into(),
             mosquitto: Some("/usr/sbin/mosquitto".into()),
+            timing: Timing::Fast,
         };
         layout.prepare().unwrap();
         let kept = |name: &str| fs::read(data_dir.join(name)).unwrap();
@@ -257,7 +290,8 @@ mod tests {
         }
         for site in Site::ALL {
             let collector = bcp_collector::Config::load(&layout.config(site, "collector"));
-            assert!(collector.is_ok(), "{}", collector.unwrap_err());
+            let collector = collector.unwrap_or_else(|fault| panic!("{fault}"));
+            assert_eq!(collector.policy.timing.ttl_ms, 3_200, "the profile that was chosen");
             for agent in ["host", "gateway"] {
                 let read = bcp_agent::config::load(&layout.config(site, agent));
                 assert!(read.is_ok(), "{site} {agent}: {:?}", read.unwrap_err());

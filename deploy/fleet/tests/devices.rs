@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use bcp_agent::source::Group;
 use bcp_fleet::devices;
-use bcp_fleet::layout::Layout;
+use bcp_fleet::layout::{Layout, Timing};
 use bcp_fleet::ports::BasePort;
 use bcp_wire::{BadReason, Site, Value};
 
@@ -44,7 +44,13 @@ async fn the_agent_reads_every_point_of_every_device() {
     bcp_fleet::install_crypto();
     let base: BasePort = "27000".parse().unwrap();
     let data_dir = std::env::temp_dir().join(format!("bcp-fleet-devices-{}", std::process::id()));
-    let layout = Layout { data_dir: data_dir.clone(), base, executable: "/usr/bin/true".into(), mosquitto: None };
+    let layout = Layout {
+        data_dir: data_dir.clone(),
+        base,
+        executable: "/usr/bin/true".into(),
+        mosquitto: None,
+        timing: Timing::Metro,
+    };
     layout.prepare().unwrap();
     for site in Site::ALL {
         tokio::spawn(async move { devices::run(site, base).await.unwrap() });

@@ -7,6 +7,7 @@ use std::str::FromStr;
 use bcp_wire::{Epoch, Site};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::layout::Timing;
 use crate::ports::{BasePort, DEFAULT_BASE};
 use crate::service::Service;
 
@@ -74,6 +75,9 @@ pub(super) struct UpArgs {
     /// Use this mosquitto as the three brokers instead of the embedded ones
     #[arg(long, value_name = "PATH")]
     pub mosquitto: Option<PathBuf>,
+    /// How long a disturbance lasts before it moves anything: metro (15 s), wide (longer) or fast (5 s) [default: metro]
+    #[arg(long, value_name = "PROFILE")]
+    pub timing: Option<Timing>,
 }
 
 #[derive(Debug, Subcommand)]

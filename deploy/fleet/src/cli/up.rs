@@ -33,7 +33,13 @@ pub(super) async fn up(base: BasePort, args: UpArgs, is_json: bool) -> ExitCode 
     // Handlers first: a Ctrl-C during the start must end what has been started.
     let stop = signals::stop();
     tokio::pin!(stop);
-    let layout = Layout { data_dir: data_dir.clone(), base, executable, mosquitto: args.mosquitto };
+    let layout = Layout {
+        data_dir: data_dir.clone(),
+        base,
+        executable,
+        mosquitto: args.mosquitto,
+        timing: args.timing.unwrap_or_default(),
+    };
     let fleet = match Fleet::up(layout, is_fresh).await {
         Ok(fleet) => fleet,
         Err(fault) => {

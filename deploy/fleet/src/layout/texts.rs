@@ -148,12 +148,13 @@ impl Layout {
             .collect();
         let mut text = format!(
             "\n[gate]\nlisten = {listen}\nruntime_dir = {runtime}\ncredentials = {credentials}\n\
-             collectors = {collectors}\nsiblings = []\npeers = [ {peers} ]\ntiming = \"metro\"\n",
+             collectors = {collectors}\nsiblings = []\npeers = [ {peers} ]\ntiming = \"{timing}\"\n",
             listen = self.address(site, Port::Gate),
             runtime = quoted(absolute(self.site_dir(site).join("run"))),
             credentials = self.credentials(&format!("agent:{site}:host-{site}")),
             collectors = self.peers(site, &Site::ALL, Lane::Control, "https://"),
             peers = peers.join(", "),
+            timing = self.timing.as_str(),
         );
         for service in Service::ALL {
             let own = self.base.site(site, service.port());
@@ -161,10 +162,11 @@ impl Layout {
                 text,
                 "\n[[gate.ticket]]\nid = \"{service}\"\nloss = \"stop\"\nscript = [{exe}, \"service-step\", \
                  \"--service\", \"{service}\", \"--site\", \"{site}\", \"--base-port\", \"{base}\", \"--data-dir\", \
-                 {data_dir}]\nstep_timeout = \"3s\"\nfacts_url = \"http://127.0.0.1:{own}/facts\"\n",
+                 {data_dir}]\nstep_timeout = \"{limit}\"\nfacts_url = \"http://127.0.0.1:{own}/facts\"\n",
                 exe = quoted(&self.executable),
                 base = self.base,
                 data_dir = quoted(&self.data_dir),
+                limit = self.timing.step_timeout(),
             );
             if service == Service::Prescriptions {
                 let _ = writeln!(text, "sync_url = \"http://127.0.0.1:{own}/sync\"");
