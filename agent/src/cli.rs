@@ -23,7 +23,7 @@ use crate::reading_table::{self, DeviceRows};
 use crate::resolver::Resolver;
 use crate::run::{self, SetLogLevel};
 use crate::span::Span;
-use crate::{clock, discover, gate, source, status, warden};
+use crate::{act, clock, discover, gate, source, status, warden};
 
 /// sysexits.h EX_USAGE.
 const EXIT_CONFIG: u8 = 64;
@@ -75,6 +75,14 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Carry out one step of a gate by the built-in actuators of a ticket; gate and warden call it, with BCP_STEP and the
+    /// others set. Exit 0 done, 10 nothing had to be done, 20 refused for good, else failed
+    Act {
+        #[command(flatten)]
+        given: act::Given,
+        #[arg(long, value_name = "ID")]
+        ticket: Id,
+    },
     /// Print completions for a shell
     Completions { shell: clap_complete::Shell },
 }
@@ -124,7 +132,10 @@ pub fn main(args: impl Iterator<Item = OsString>) -> ExitCode {
             return ExitCode::from(if error.use_stderr() { EXIT_CONFIG } else { 0 });
         }
     };
-    die_with_parent();
+    // A step belongs to its gate and warden, which end it themselves; the thread that started it may be gone by then.
+    if !matches!(cli.command, Command::Act { .. }) {
+        die_with_parent();
+    }
     let set_log_level = start_log();
     // The only provider there is: a second installation is the same one.
     let _ = rustls::crypto::ring::default_provider().install_default();
@@ -142,6 +153,7 @@ pub fn main(args: impl Iterator<Item = OsString>) -> ExitCode {
         Command::Probe { file, device } => with_config(&file.config, |config| probe(config, device)),
         Command::Discover(wanted) => in_runtime(discover(wanted)),
         Command::Status { file, json } => with_config(&file.config, |config| show_status(config, json)),
+        Command::Act { given, ticket } => act::main(&ticket, &given),
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "bcp-agent", &mut std::io::stdout());
             ExitCode::SUCCESS

@@ -9,7 +9,7 @@
 //! | [`discover`] | looks at addresses and proposes devices |
 //! | [`outbound`] | what sources hand to the publisher |
 //! | [`publish`], [`spool`] | the MQTT session and the outbox on disk |
-//! | [`gate`] | tickets, leases and steps of failover |
+//! | [`gate`], [`act`] | tickets, leases and steps of failover; the built-in actuators |
 //! | [`resolver`] | names of hosts to addresses |
 //! | [`clock`], [`service_manager`] | how far the wall clock may be trusted; what systemd is told |
 //! | [`self_stats`], [`status`], [`reading_table`] | what people and scripts are told about all this |
@@ -17,6 +17,7 @@
 //! Invariants: a bad reading is never told as a value; a device that does not answer delays no other; nothing is
 //! queued without a bound; no device is ever written to.
 
+pub mod act;
 pub mod adjust;
 pub mod cli;
 pub mod clock;

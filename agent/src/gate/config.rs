@@ -10,6 +10,7 @@ use bcp_wire::{Id, Site};
 use serde::Deserialize;
 
 use super::budget::{Budget, STOP_MAX_LEAST_MS};
+use crate::act::{Actuator, MAX_ACTUATORS};
 use crate::span::Span;
 
 /// A lease that lasts longer moves nothing any more.
@@ -64,8 +65,12 @@ pub struct TicketConfig {
     pub id: Id,
     #[serde(default)]
     pub loss: Loss,
-    /// Program and arguments, run once per step.
+    /// Program and arguments, run once per step; or else `actuators`.
+    #[serde(default)]
     pub script: Vec<String>,
+    /// Built-in actuators: in this order for what brings the service up, in reverse for what takes it down.
+    #[serde(default)]
+    pub actuators: Vec<Actuator>,
     /// Longest a step may take; `stop` and `verify-stopped` count as one, and have three quarters of `stop_max`: the rest is
     /// for the warden to notice and to take over.
     #[serde(default = "default_step_timeout")]
@@ -252,8 +257,18 @@ impl GateConfig {
             if !seen.insert(&ticket.id) {
                 say(&at("id"), format!("`{}` is named twice", ticket.id));
             }
-            if ticket.script.is_empty() {
-                say(&at("script"), format!("`{}` has no program", ticket.id));
+            match (ticket.script.is_empty(), ticket.actuators.is_empty()) {
+                (true, true) => say(&at("script"), format!("`{}` has neither a program nor `actuators`", ticket.id)),
+                (false, false) => say(&at("script"), format!("`{}` has a program and `actuators`", ticket.id)),
+                (true, false) | (false, true) => {}
+            }
+            if ticket.actuators.len() > MAX_ACTUATORS {
+                say(&at("actuators"), format!("`{}`: at most {MAX_ACTUATORS} actuators per ticket", ticket.id));
+            }
+            for (n, actuator) in ticket.actuators.iter().enumerate() {
+                for (key, reason) in actuator.faults() {
+                    say(&at(&format!("actuators[{n}].{key}")), format!("`{}`: {reason}", ticket.id));
+                }
             }
             for (key, url) in ticket.urls() {
                 if !url.starts_with("http://") && !url.starts_with("https://") {
@@ -277,6 +292,25 @@ impl GateConfig {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::{GateConfig, GateTiming};
+    use crate::act::Actuator;
+
+    #[test]
+    fn actuators_are_a_closed_set() {
+        let ticket = |actuators: &str| {
+            toml::from_str::<super::TicketConfig>(&format!("id = \"rx\"\nactuators = [ {actuators} ]\n"))
+        };
+        let good = ticket(r#"{ kind = "systemd", unit = "rx.service" }"#).unwrap();
+        assert_eq!(good.actuators[0].name(), "rx.service");
+        for (actuator, says) in [
+            (r#"{ kind = "sysv", unit = "rx" }"#, "unknown variant `sysv`"),
+            (r#"{ unit = "rx.service" }"#, "missing field `kind`"),
+            (r#"{ kind = "systemd", unti = "rx.service" }"#, "unknown field `unti`"),
+            (r#"{ kind = "systemd" }"#, "missing field `unit`"),
+        ] {
+            let error = ticket(actuator).unwrap_err().to_string();
+            assert!(error.contains(says), "{actuator}: {error}");
+        }
+    }
 
     #[test]
     fn every_profile_is_safe() {
@@ -315,6 +349,17 @@ mod tests {
         assert!(!config.asks_by_https());
         wrong.tickets[0].sync_url = Some("https://127.0.0.1/sync".to_owned());
         assert!(wrong.asks_by_https());
+        let mut built_in = config.clone();
+        built_in.tickets[0].actuators = vec![Actuator::Systemd(crate::act::systemd::Systemd {
+            unit: "rx".to_owned(),
+            systemctl: "systemctl".into(),
+        })];
+        let keys: Vec<String> = built_in.faults().into_iter().map(|(key, _)| key).collect();
+        let at = |key: &str| format!("ticket[0].{key}");
+        assert_eq!(keys, [at("script"), at("actuators[0].unit"), at("actuators[0].systemctl")]);
+        built_in.tickets[0] =
+            super::TicketConfig { script: Vec::new(), actuators: Vec::new(), ..config.tickets[0].clone() };
+        assert!(built_in.faults()[0].1.contains("neither a program nor `actuators`"));
         let fast = GateConfig { timing: super::TimingChoice::Named(super::TimingName::Fast), ..config };
         let faults = fast.faults();
         let [(key, reason)] = faults.as_slice() else { panic!("{faults:?}") };

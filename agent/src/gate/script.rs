@@ -1,8 +1,10 @@
 //! Actuator: a program that carries out one step.
 //!
-//! Called with `BCP_TICKET BCP_EPOCH BCP_STEP BCP_SITE BCP_HOLDER BCP_DEADLINE BCP_PARAMS` in its environment, in a process
-//! group of its own. Exit 0 done, 10 nothing had to be done, 20 refused for good, anything else failed. Steps: `stop seal
-//! promote publish follow weigh verify-stopped`.
+//! Called with `BCP_TICKET BCP_EPOCH BCP_STEP BCP_SITE BCP_HOLDER BCP_DEADLINE BCP_PARAMS BCP_LIMIT` in its environment, in a
+//! process group of its own. Exit 0 done, 10 nothing had to be done, 20 refused for good, anything else failed. Steps: `stop
+//! seal promote publish follow weigh verify-stopped`. `BCP_DEADLINE`: end of the lease, milliseconds of CLOCK_BOOTTIME; empty
+//! where none is needed. `BCP_LIMIT`: milliseconds that the step may take. The program is the operator's, or this one
+//! ([`crate::act`]).
 //!
 //! A started program waits at a gate of its own (a line on its standard input) until its process group is known to the
 //! warden and the lease was looked at once more. If this process dies before that, the line never comes and the program
@@ -76,7 +78,7 @@ impl Script {
     ///
     /// # Errors
     /// It cannot be started at all.
-    pub fn start(&self, call: &Call) -> io::Result<Running> {
+    pub fn start(&self, call: &Call, limit: Duration) -> io::Result<Running> {
         // A service must be stopped also where no disk takes a word: then what the program says is lost, and no more.
         let (log, stdout, stderr) = match self.output() {
             Ok((stdout, stderr)) => (Some(self.log.clone()), stdout, stderr),
@@ -97,6 +99,7 @@ impl Script {
             .env("BCP_HOLDER", holder)
             .env("BCP_DEADLINE", deadline)
             .env("BCP_PARAMS", &call.params)
+            .env("BCP_LIMIT", limit.as_millis().to_string())
             .stdin(Stdio::piped())
             .stdout(stdout)
             .stderr(stderr)
@@ -122,7 +125,7 @@ impl Script {
     /// Starts, lets go and waits. For stops, which need no lease.
     #[must_use]
     pub fn run(&self, call: &Call, limit: Duration) -> Ended {
-        let begun = self.start(call).and_then(|mut running| running.go().map(|()| running));
+        let begun = self.start(call, limit).and_then(|mut running| running.go().map(|()| running));
         match begun {
             Ok(running) => running.wait(limit),
             Err(error) => {
@@ -255,7 +258,7 @@ mod tests {
     fn exits_and_environment() {
         let limit = Duration::from_secs(5);
         for (text, outcome) in [
-            ("[ $BCP_STEP-$BCP_EPOCH-$BCP_SITE-$BCP_DEADLINE = promote-1.4-a-7 ]", StepOutcome::Done),
+            ("[ $BCP_STEP-$BCP_EPOCH-$BCP_SITE-$BCP_DEADLINE-$BCP_LIMIT = promote-1.4-a-7-5000 ]", StepOutcome::Done),
             ("exit 10", StepOutcome::Already),
             ("exit 20", StepOutcome::Vetoed),
             ("echo no such thing >&2; exit 3", StepOutcome::Failed),
@@ -291,7 +294,7 @@ mod tests {
     fn nothing_begins_before_go() {
         let mark = std::env::temp_dir().join(format!("bcp-script-began-{}", std::process::id()));
         let script = script("go", &format!("touch {}", mark.display()));
-        let running = script.start(&call()).unwrap();
+        let running = script.start(&call(), Duration::from_secs(5)).unwrap();
         std::thread::sleep(Duration::from_millis(100));
         assert!(!mark.exists());
         // As when the gate dies: the pipe closes.

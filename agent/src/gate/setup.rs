@@ -9,6 +9,7 @@ use bcp_wire::{Id, Site};
 use super::config::{GateConfig, TicketConfig};
 use super::script::Script;
 use super::store::{Store, StoreError};
+use crate::act;
 use crate::source::checks::TrustError;
 
 /// Everything the gate must be told.
@@ -42,10 +43,15 @@ impl GateSetup {
         Store::open(&self.dir(), &self.runtime_dir(), ticket)
     }
 
+    /// The program that carries out a ticket's steps: the operator's, or this one.
+    fn argv(&self, ticket: &TicketConfig) -> Vec<String> {
+        if ticket.actuators.is_empty() { ticket.script.clone() } else { act::own_argv(&ticket.id, &ticket.actuators) }
+    }
+
     #[must_use]
     pub fn script(&self, ticket: &TicketConfig, store: &Store) -> Script {
         Script {
-            argv: ticket.script.clone(),
+            argv: self.argv(ticket),
             ticket: ticket.id.clone(),
             site: self.site,
             log: store.step_log(),

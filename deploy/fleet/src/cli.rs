@@ -34,22 +34,23 @@ const WORKER_THREADS: usize = 2;
 pub fn main(args: impl Iterator<Item = OsString>) -> ExitCode {
     let args: Vec<OsString> = args.collect();
     // A step belongs to its gate and warden, which end it themselves; the thread that started it may be gone by then.
-    if args.get(1).is_none_or(|first| first != "service-step") {
+    if args.get(1).is_none_or(|first| first != "service-step" && first != "act") {
         signals::die_with_parent();
     }
     // Handed on as they are: these have command lines of their own.
     let (base, rest) = without_base_port(&args);
     let passed = rest.first().and_then(|first| first.to_str()).unwrap_or("").to_owned();
-    if matches!(passed.as_str(), "agent" | "collector" | "ctl") {
+    if matches!(passed.as_str(), "agent" | "act" | "collector" | "ctl") {
         let name: &str = match passed.as_str() {
-            "agent" => "bcp-agent",
+            "agent" | "act" => "bcp-agent",
             "collector" => "bcp-collector",
             _ => "bcpctl",
         };
-        let given = rest[1..].to_vec();
+        // A gate runs the steps of built-in actuators by its own program, which is this one: `fleet act ...`.
+        let given = if passed == "act" { rest.clone() } else { rest[1..].to_vec() };
         let rest = std::iter::once(OsString::from(name)).chain(given.clone());
         return match passed.as_str() {
-            "agent" => bcp_agent::cli::main(rest),
+            "agent" | "act" => bcp_agent::cli::main(rest),
             "collector" => bcp_collector::cli::main(rest),
             _ => bcp_collector::ctl::main(rest.chain(operator_defaults(base, &given))),
         };

@@ -189,10 +189,11 @@ impl Gate {
             deadline,
             params: serde_json::to_string(&order.params).unwrap_or_else(|_| "{}".to_owned()),
         };
-        let mut running = post.script.start(&call).map_err(failed)?;
+        let limit = post.config.step_timeout.get();
+        let mut running = post.script.start(&call, limit).map_err(failed)?;
         post.run += 1;
         post.step = Some(running.mark());
-        let (run, limit) = (post.run, post.config.step_timeout.get());
+        let run = post.run;
         let is_known = self.write_deadline(id).is_ok();
         let Some(post) = self.posts.get_mut(id) else { return Ok(()) };
         if !is_known {
