@@ -104,7 +104,13 @@ impl Trio {
         let (trigger, shutdown) = Shutdown::manual();
         let (dir, take_back_after) = (self.dir.join(site.as_str()), self.take_back_after);
         let task = tokio::spawn(async move {
-            let policy = Policy { timing: Timing::METRO, tickets: BTreeMap::new(), services: BTreeMap::new() };
+            let policy = Policy {
+                timing: Timing::METRO,
+                tickets: BTreeMap::new(),
+                services: BTreeMap::new(),
+                sites: BTreeMap::new(),
+                pools: BTreeMap::new(),
+            };
             let setup = Setup { site, dir: &dir, policy, credentials: &credentials, take_back_after };
             run_with(setup, listener, peers, contacts, shutdown).await
         });

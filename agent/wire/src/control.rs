@@ -105,6 +105,8 @@ pub enum StepKind {
     Follow,
     /// Active-active: carry out the weights in [`StepOrder::params`].
     Weigh,
+    /// Start the server of the reserve named in [`StepOrder::params`].
+    Capacity,
 }
 
 impl StepKind {
@@ -117,6 +119,7 @@ impl StepKind {
             StepKind::Publish => "publish",
             StepKind::Follow => "follow",
             StepKind::Weigh => "weigh",
+            StepKind::Capacity => "capacity",
         }
     }
 }

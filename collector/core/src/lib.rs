@@ -13,6 +13,7 @@ pub mod ledger;
 pub mod policy;
 pub mod replica;
 pub mod rules;
+pub mod site;
 pub mod status;
 pub mod time;
 pub mod topology;

@@ -3,6 +3,7 @@
 //! It enters the log as an item, so every decision can be replayed with the rules that were in force.
 
 mod check;
+mod facts;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -12,6 +13,9 @@ use serde::{Deserialize, Serialize};
 use bcp_wire::{Id, Site};
 
 pub use check::{Fault, MAX_DURATION_MS, Problem, RHO_PERCENT};
+pub use facts::{PoolPolicy, Require, SitePolicy};
+
+use crate::site::Supply;
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Policy {
@@ -20,6 +24,12 @@ pub struct Policy {
     pub tickets: BTreeMap<Id, TicketPolicy>,
     #[serde(default)]
     pub services: BTreeMap<Id, ServicePolicy>,
+    /// What tells how long a site goes on.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub sites: BTreeMap<Site, SitePolicy>,
+    /// Servers that share work.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub pools: BTreeMap<Id, PoolPolicy>,
 }
 
 /// Milliseconds. See the table of profiles in ARCHITECTURE.md.
@@ -128,6 +138,12 @@ impl fmt::Display for MoveWhen {
                 write!(f, "service_down(holder) for {}s", for_ms / 1_000)
             }
             MoveWhen::ServiceDown { for_ms } => write!(f, "service_down(holder) for {for_ms}ms"),
+            MoveWhen::RunsOut { supply, under_ms } if under_ms % 60_000 == 0 => {
+                write!(f, "{}_runway(holder) < duration(\"{}m\")", supply.as_str(), under_ms / 60_000)
+            }
+            MoveWhen::RunsOut { supply, under_ms } => {
+                write!(f, "{}_runway(holder) < duration(\"{}s\")", supply.as_str(), under_ms / 1_000)
+            }
         }
     }
 }
@@ -137,7 +153,14 @@ impl fmt::Display for MoveWhen {
 #[serde(tag = "when", rename_all = "snake_case")]
 pub enum MoveWhen {
     SiteLost,
-    ServiceDown { for_ms: u64 },
+    ServiceDown {
+        for_ms: u64,
+    },
+    /// Power or cooling of the holder's site lasts for less than this: a planned switchover before the end.
+    RunsOut {
+        supply: Supply,
+        under_ms: u64,
+    },
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -147,11 +170,26 @@ pub struct TicketPolicy {
     pub mode: Mode,
     /// Sites that may hold it. Never `w`.
     pub sites: Vec<Site>,
+    /// `w`, where it may hold this ticket in an emergency: asked by one operator, confirmed by another one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub emergency: Option<Site>,
     pub preferred: Option<Site>,
     #[serde(flatten)]
     pub rpo: Rpo,
     pub depends_on: Vec<Id>,
     pub move_when: Vec<MoveWhen>,
+    /// What must hold at a target besides everything else, before anything goes there.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub require: Vec<Require>,
+    /// Servers that carry it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pool: Option<Id>,
+    /// What it takes of a site's share of the pool, in the pool's unit.
+    #[serde(default)]
+    pub reserves: u64,
+    /// Where several leave a site at once, lower numbers go first and take the room they need.
+    #[serde(default = "middle_priority")]
+    pub priority: u32,
     pub loss: LossPolicy,
     /// Gates that must be able to act, per site: every one renews, every one reports.
     pub gates: BTreeMap<Site, Vec<Id>>,
@@ -163,6 +201,19 @@ pub struct TicketPolicy {
     pub move_budget: u32,
     /// A target steady for this long may take over a lost site even while the ticket cools down.
     pub stable_for_ms: u64,
+}
+
+const fn middle_priority() -> u32 {
+    TicketPolicy::PRIORITY
+}
+
+impl TicketPolicy {
+    pub const PRIORITY: u32 = 100;
+
+    /// Sites it may ever be at, the emergency site included.
+    pub fn places(&self) -> impl Iterator<Item = Site> {
+        self.sites.iter().copied().chain(self.emergency)
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]

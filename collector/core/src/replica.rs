@@ -16,6 +16,7 @@ use bcp_wire::{Id, Site};
 use crate::alarms::{AlarmCommand, AlarmVotes};
 use crate::failover::{Observation, TicketCommand};
 use crate::policy::Policy;
+use crate::site::SiteVotes;
 use crate::status::{Frozen, IncidentCommand, InterventionCommand, ServiceVotes};
 use crate::time::{LogTime, Wall};
 
@@ -46,6 +47,7 @@ pub enum Item {
     Observation(Observation),
     AlarmVotes(AlarmVotes),
     ServiceVotes(ServiceVotes),
+    SiteVotes(SiteVotes),
     Command(OperatorCommand),
 }
 

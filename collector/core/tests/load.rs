@@ -36,6 +36,8 @@ fn a_tick_with_the_renewals_of_500_tickets_is_quick() {
     let policy = Policy {
         timing: Timing::METRO,
         tickets: names().map(|ticket| (ticket, passive())).collect(),
+        sites: Default::default(),
+        pools: Default::default(),
         services: BTreeMap::from([(id("rx"), ServicePolicy::default())]),
     };
     let mut replica = Replica::default();

@@ -3,13 +3,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use bcp_core::policy::{
-    LossPolicy, Mode, MoveWhen, Policy, Problem, Rpo, ServicePolicy, TicketKind, TicketPolicy, Timing,
+    LossPolicy, Mode, MoveWhen, Policy, PoolPolicy, Problem, Require, Rpo, ServicePolicy, SitePolicy, TicketKind,
+    TicketPolicy, Timing,
 };
 use bcp_wire::{Id, Site};
 use toml_edit::Item;
 
 use super::read::{Section, Source};
-use super::value::{Parsed, count, duration_ms, flag, ids, list, map, parse_duration, site_map, text, word};
+use super::value::{Parsed, count, duration_ms, flag, ids, list, map, site_map, text, word};
 use super::{AssetSection, RuleSection};
 
 const MODES: &[(&str, Mode)] =
@@ -49,6 +50,16 @@ pub(super) fn read(source: &Source) -> Option<PolicyFile> {
         section.close();
         written.insert(id);
     }
+    let mut sites = BTreeMap::new();
+    for (site, mut section) in root.named::<Site>("site", "a, b or w") {
+        sites.insert(site, site_facts(&mut section));
+        section.close();
+    }
+    let mut pools = BTreeMap::new();
+    for (id, mut section) in root.named::<Id>("pool", id_help) {
+        pools.extend(pool(&mut section).map(|pool| (id, pool)));
+        section.close();
+    }
     let rules = root.named::<Id>("rule", id_help).into_iter().map(|(id, section)| rule(id, &section)).collect();
     let mut assets = BTreeMap::new();
     for (id, mut section) in root.named::<Id>("asset", id_help) {
@@ -56,7 +67,7 @@ pub(super) fn read(source: &Source) -> Option<PolicyFile> {
         section.close();
     }
     root.close();
-    let policy = Policy { timing: timing.unwrap_or(Timing::METRO), tickets, services };
+    let policy = Policy { timing: timing.unwrap_or(Timing::METRO), tickets, services, sites, pools };
     for fault in policy.faults() {
         // A section that could not be read has its own faults; that it is missing is not another one.
         let missing = match &fault.problem {
@@ -125,18 +136,9 @@ fn rpo(item: &Item) -> Parsed<Rpo> {
     }
 }
 
-/// `site_lost(holder)` or `service_down(holder) for 30s`.
-fn move_when(item: &Item) -> Parsed<MoveWhen> {
-    let found = text(item)?;
-    let words: Vec<&str> = found.split_whitespace().collect();
-    match words.as_slice() {
-        ["site_lost(holder)"] => Ok(MoveWhen::SiteLost),
-        ["service_down(holder)", "for", length] => {
-            let for_ms = parse_duration(length)?.as_millis();
-            Ok(MoveWhen::ServiceDown { for_ms: u64::try_from(for_ms).map_err(|_| "too long".to_owned())? })
-        }
-        _ => Err(format!("`{found}` is neither `site_lost(holder)` nor `service_down(holder) for <duration>`")),
-    }
+/// A condition in the core's own words.
+fn condition<T: std::str::FromStr<Err = Problem>>(item: &Item) -> Parsed<T> {
+    text(item)?.parse().map_err(|problem: Problem| problem.to_string())
 }
 
 fn ticket(section: &mut Section<'_>) -> Option<TicketPolicy> {
@@ -148,7 +150,14 @@ fn ticket(section: &mut Section<'_>) -> Option<TicketPolicy> {
     let rpo = section.required("rpo", "\"zero\", \"availability\" or { positions = N }", rpo);
     let depends_on = section.optional("depends_on", "tickets that must be at the target first", ids);
     let when_help = "as [\"site_lost(holder)\", \"service_down(holder) for 30s\"]";
-    let move_when = section.optional("move_when", when_help, list(move_when));
+    let move_when = section.optional("move_when", when_help, list(condition::<MoveWhen>));
+    let require_help =
+        "as [\"fresh(target)\", 'active(target, \"app\") >= 2', \"load(all) <= 0.8 * capacity(target)\"]";
+    let require = section.optional("require", require_help, list(condition::<Require>));
+    let emergency = section.optional("emergency", "\"w\": two operators may send it there", word::<Site>);
+    let pool = section.optional("pool", "servers that carry it, of [pool.NAME]", word::<Id>);
+    let reserves = section.optional("reserves", "what it takes of the pool at a site, in the pool's unit", count);
+    let priority = section.optional("priority", "lower numbers leave a site first; 100 unless told", count);
     let loss = section.required(
         "loss",
         "what a gate does when its lease ends: stop; freeze for active-active, where nothing stops",
@@ -170,6 +179,11 @@ fn ticket(section: &mut Section<'_>) -> Option<TicketPolicy> {
         rpo: rpo?,
         depends_on: depends_on.unwrap_or_default(),
         move_when: move_when.unwrap_or_default(),
+        emergency,
+        require: require.unwrap_or_default(),
+        pool,
+        reserves: reserves.unwrap_or(0),
+        priority: priority.map_or(TicketPolicy::PRIORITY, |n| u32::try_from(n).unwrap_or(u32::MAX)),
         loss: loss?,
         gates: gates?,
         accept_unfenced: accept_unfenced.unwrap_or(false),
@@ -202,6 +216,43 @@ fn service(section: &mut Section<'_>) -> Option<ServicePolicy> {
         procedure: procedure.unwrap_or_default(),
         still_works: still_works.unwrap_or_default(),
         contact: contact.unwrap_or_default(),
+    })
+}
+
+fn site_facts(section: &mut Section<'_>) -> SitePolicy {
+    let number = |found: Option<u64>, unless: u32| found.map_or(unless, |n| u32::try_from(n).unwrap_or(u32::MAX));
+    let ups = section.optional("ups", "UPSs that carry the site, as [\"ups-a1\"]", ids);
+    let needed = section.optional("ups_needed", "how many of them must give power; 1 unless told", count);
+    let gensets = section.optional("gensets", "generators of the site", ids);
+    let cooling = section.optional("cooling", "cooling units of the site", ids);
+    let rooms = section.optional("rooms", "other devices that measure its rooms", ids);
+    let too_hot = section.optional("too_hot", "Cel at which equipment must be off; 35 unless told", count);
+    SitePolicy {
+        ups: ups.unwrap_or_default(),
+        ups_needed: number(needed, 1),
+        gensets: gensets.unwrap_or_default(),
+        cooling: cooling.unwrap_or_default(),
+        rooms: rooms.unwrap_or_default(),
+        too_hot: number(too_hot, 35),
+    }
+}
+
+fn pool(section: &mut Section<'_>) -> Option<PoolPolicy> {
+    let servers = section.required("servers", "as { a = [\"app-a1\"], b = [\"app-b1\"] }", site_map(ids));
+    let reserve = section.optional("reserve", "servers that stand by, by site, in their order", site_map(ids));
+    let min = section.required("min", "servers that must be up", count);
+    let rise_ms = section.optional("rise", "up for so long before it counts, as \"10s\"", duration_ms);
+    let fall_ms = section.optional("fall", "not up for so long before it counts, as \"10s\"", duration_ms);
+    let each = section.optional("each", "what one server can carry, in the unit of `load`", count);
+    let load = section.optional("load", "point of each server that says what it carries", text);
+    Some(PoolPolicy {
+        servers: servers?,
+        reserve: reserve.unwrap_or_default(),
+        min: min.map(|min| u32::try_from(min).unwrap_or(u32::MAX))?,
+        rise_ms: rise_ms.unwrap_or(10_000),
+        fall_ms: fall_ms.unwrap_or(10_000),
+        each: each.unwrap_or(0),
+        load,
     })
 }
 

@@ -150,6 +150,7 @@ fn author(item: &Item) -> Option<Site> {
         Item::Observation(observation) => Some(observation.observer),
         Item::AlarmVotes(votes) => Some(votes.observer),
         Item::ServiceVotes(votes) => Some(votes.observer),
+        Item::SiteVotes(votes) => Some(votes.observer),
         Item::Policy(_) | Item::Gate(_) | Item::Command(_) => None,
     }
 }

@@ -59,7 +59,8 @@ impl Queue {
         bytes: usize,
     ) -> Result<oneshot::Receiver<Result<u64, ProposeError>>, QueueFull> {
         let (done, result) = oneshot::channel();
-        let is_ticket_matter = items.iter().any(|item| !matches!(item, Item::AlarmVotes(_) | Item::ServiceVotes(_)));
+        let is_ticket_matter =
+            items.iter().any(|item| !matches!(item, Item::AlarmVotes(_) | Item::ServiceVotes(_) | Item::SiteVotes(_)));
         let mut lanes = self.lanes.lock().unwrap_or_else(PoisonError::into_inner);
         let lane = if is_ticket_matter { &mut lanes.tickets } else { &mut lanes.rest };
         if lane.len() >= MAX_WAITING / 2 {

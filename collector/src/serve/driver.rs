@@ -22,6 +22,7 @@ use super::certificates::Certificates;
 use super::decide_link::{Agreed, Tell};
 use super::judge::Judge;
 use super::show::Shown;
+use super::sites::SiteWatch;
 use super::view::ViewWriter;
 use super::wall_now;
 use crate::export::Export;
@@ -113,6 +114,7 @@ struct Turn {
     /// Since when the loop runs without a gap.
     listening: Mono,
     sights: BTreeMap<Id, ServiceSight>,
+    sites: SiteWatch,
     /// Number of the last word about services.
     service_seq: u64,
     last_shown: Shown,
@@ -142,6 +144,7 @@ impl Driver {
             pulse: Mono(0),
             listening: Mono(0),
             sights: BTreeMap::new(),
+            sites: SiteWatch::default(),
             service_seq: 0,
             last_shown: Shown::default(),
             commit_ms: 0,

@@ -16,6 +16,7 @@ pub mod feed;
 pub mod judge;
 pub mod query;
 pub mod show;
+mod sites;
 pub mod view;
 
 use std::collections::{BTreeMap, HashMap};

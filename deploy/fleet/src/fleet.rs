@@ -158,6 +158,7 @@ impl Fleet {
         for site in Site::ALL {
             fleet.start_site(site);
         }
+        tokio::spawn(Arc::clone(&fleet).watch_power());
         fleet.visitor.start(base.front(Service::Prescriptions)).map_err(UpError::Http)?;
         Ok(fleet)
     }

@@ -314,6 +314,8 @@ pub mod decide {
 
     fn policy() -> Policy {
         Policy {
+            sites: Default::default(),
+            pools: Default::default(),
             timing: Timing::METRO,
             tickets: BTreeMap::from([(rx(), passive())]),
             services: BTreeMap::from([(rx(), ServicePolicy::default())]),

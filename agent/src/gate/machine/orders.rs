@@ -51,6 +51,7 @@ impl Machine {
             StepKind::Promote => self.consider_promotion(now, order, out),
             StepKind::Publish => self.consider_publication(now, order, out),
             StepKind::Weigh => self.run(order, None, out),
+            StepKind::Capacity => self.consider_capacity(now, order, out),
         }
     }
 
@@ -110,6 +111,17 @@ impl Machine {
             self.run(order, Some(lease.deadline), out);
         } else {
             self.trouble = Some("waiting for a confirmed lease before publishing".to_owned());
+        }
+    }
+
+    /// A server that stands by: where the ticket has a lease, only under it.
+    fn consider_capacity(&mut self, now: BootMs, order: StepOrder, out: &mut Vec<Action>) {
+        if self.record.holder.is_none() {
+            self.run(order, None, out);
+        } else if !self.holds() {
+            self.reject(&order, "this site does not hold the ticket", out);
+        } else if let Some(lease) = self.lease_now(now).filter(|lease| lease.confirmed && lease.epoch == order.epoch) {
+            self.run(order, Some(lease.deadline), out);
         }
     }
 

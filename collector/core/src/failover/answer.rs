@@ -55,12 +55,20 @@ fn order(id: &Id, ticket: &Ticket, site: Site, gate: &Id, now: LogTime) -> Optio
     {
         return Some(order);
     }
+    if let Some(order) = super::servers::order(id, ticket, site, gate, now) {
+        return Some(order);
+    }
     let kind = alone(ticket, site, gate, now, true)?;
     let record = ticket.gate(site, gate)?;
     let holder = ticket.holder.or_else(|| ticket.weights.iter().find(|(_, share)| **share > 0).map(|(s, _)| *s))?;
     let params: BTreeMap<String, String> = match kind {
         StepKind::Weigh => ticket.weights.iter().map(|(site, share)| (site.to_string(), share.to_string())).collect(),
-        StepKind::Stop | StepKind::Seal | StepKind::Promote | StepKind::Publish | StepKind::Follow => BTreeMap::new(),
+        StepKind::Stop
+        | StepKind::Seal
+        | StepKind::Promote
+        | StepKind::Publish
+        | StepKind::Follow
+        | StepKind::Capacity => BTreeMap::new(),
     };
     Some(StepOrder {
         key: step_key(id, ticket.epoch, kind, site, gate, record.attempt),

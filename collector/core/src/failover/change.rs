@@ -60,7 +60,7 @@ fn taken_away(
     if after.service != before.service {
         return Some(("service", Problem::InUseChanged { what: "its service", site: first, epoch }));
     }
-    if let Some(site) = sites.iter().find(|site| !after.sites.contains(site)) {
+    if let Some(site) = sites.iter().find(|site| !after.places().any(|place| place == **site)) {
         return Some(("sites", Problem::InUseAtSite { site: *site, epoch }));
     }
     let stays = |site: &Site| {

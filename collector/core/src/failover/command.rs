@@ -11,7 +11,7 @@ use super::event::{Happened, SYSTEM, TicketEvent};
 use super::force::{self, Guard, Lapse};
 use super::intake::clip;
 use super::saga::Stage;
-use super::ticket::{Freeze, MoveOutcome, Ticket};
+use super::ticket::{Freeze, MoveOutcome, Pending, Ticket};
 use super::{State, TicketCommand, progress, weigh};
 use crate::policy::{Policy, TicketKind};
 
@@ -43,6 +43,8 @@ pub enum Refusal {
     NothingToConfirm { ticket: Id, epoch: Epoch },
     #[error("{guard} does not stand in the way of {ticket} there; nothing has to be forced")]
     NothingToForce { ticket: Id, guard: Guard },
+    #[error("{first} asked for this move of {ticket}; another operator has to confirm it")]
+    OwnQuestion { ticket: Id, first: String },
     #[error("{first} has asked to force {ticket}; another operator has to ask the same")]
     SamePerson { ticket: Id, first: String },
 }
@@ -60,8 +62,15 @@ impl State {
         let unknown = || Refusal::Unknown { ticket: id.clone() };
         let rule = policy.tickets.get(id).ok_or_else(unknown)?;
         let mut ticket = self.tickets.remove(id).ok_or_else(unknown)?;
-        let facts =
-            Facts { id, now: self.now, timing: &policy.timing, rule, board: &self.board, others: &self.tickets };
+        let facts = Facts {
+            id,
+            now: self.now,
+            timing: &policy.timing,
+            rule,
+            board: &self.board,
+            others: &self.tickets,
+            policy,
+        };
         let result = carry_out(&mut ticket, operator, command, facts, out);
         self.tickets.insert(id.clone(), ticket);
         result
@@ -153,7 +162,8 @@ fn move_to(
     facts: Facts<'_>,
     out: &mut Vec<Happened>,
 ) -> Result<String, Refusal> {
-    if to == Site::W || !facts.rule.sites.contains(&to) {
+    let emergency = facts.rule.emergency == Some(to);
+    if !emergency && (to == Site::W || !facts.rule.sites.contains(&to)) {
         return Err(Refusal::NotASite { ticket: facts.id.clone(), site: to });
     }
     let stuck = ticket.history.last().is_some_and(|last| last.outcome == MoveOutcome::Stuck);
@@ -165,8 +175,28 @@ fn move_to(
         return Err(blocked(facts.id, &blocks));
     }
     let cause = Cause::Operator { name: who.name.to_owned(), reason: who.reason };
+    if emergency {
+        return Ok(ask_emergency(ticket, to, cause, who.name, facts, out));
+    }
     decide::begin(ticket, to, cause, author(who.name), facts, out);
     Ok(format!("{} moves to site {to}", facts.id))
+}
+
+/// The third site takes a service over only when two people say so.
+fn ask_emergency(
+    ticket: &mut Ticket,
+    to: Site,
+    cause: Cause,
+    name: &str,
+    facts: Facts<'_>,
+    out: &mut Vec<Happened>,
+) -> String {
+    let (epoch, until) = (ticket.epoch, facts.now.plus(force::FORCE_WITHIN_MS));
+    let asked_by = Some(name.to_owned());
+    ticket.pending = Some(Pending { asked_by, to, cause: cause.clone(), epoch, until });
+    ticket.changed();
+    out.push(by(name, TicketEvent::ConfirmationAsked { ticket: facts.id.clone(), to, epoch, cause, until }));
+    format!("another operator has to confirm that {} goes to site {to}", facts.id)
 }
 
 fn weigh_to(
@@ -268,6 +298,9 @@ fn confirm(
     let waiting = ticket.pending.clone().filter(|p| p.epoch == epoch && ticket.epoch == epoch && facts.now < p.until);
     let Some(pending) = waiting else { return Err(Refusal::NothingToConfirm { ticket: id, epoch }) };
     let to = pending.to;
+    if pending.asked_by.as_deref() == Some(operator) {
+        return Err(Refusal::OwnQuestion { ticket: id, first: operator.to_owned() });
+    }
     if facts.rule.kind == TicketKind::ActiveActive {
         let (weights, reason, _) = weigh::wanted(ticket, facts);
         if weights.is_empty() || weights == ticket.weights {
@@ -276,7 +309,10 @@ fn confirm(
         weigh::set(ticket, weights, format!("{reason}, confirmed by {operator}"), author(operator), facts, out);
         return Ok(format!("the weights of {id} are changed"));
     }
-    let blocks = decide::blocks(ticket, to, Some(&pending.cause), facts);
+    let blocks = match pending.asked_by {
+        Some(_) => decide::blocks_of_order(ticket, to, facts),
+        None => decide::blocks(ticket, to, Some(&pending.cause), facts),
+    };
     if !blocks.is_empty() {
         return Err(blocked(&id, &blocks));
     }

@@ -62,6 +62,12 @@ const NO_FAILOVER: Titles = [
     ("de", "Ticket {} kann jetzt nicht umschalten"),
     ("en", "Ticket {} cannot fail over now"),
 ];
+const SHORT: Titles = [
+    ("nl", "Te weinig servers voor ticket {}"),
+    ("fr", "Trop peu de serveurs pour le ticket {}"),
+    ("de", "Zu wenige Server für Ticket {}"),
+    ("en", "Too few servers for ticket {}"),
+];
 const GATE_TROUBLE: Titles = [
     ("nl", "Poort van ticket {} meldt een probleem"),
     ("fr", "Une porte du ticket {} signale un problème"),
@@ -135,6 +141,11 @@ fn of_ticket(ticket: &Ticket, facts: Facts<'_>, found: &mut Vec<Condition>) {
         let (by, to, guard, reason) = (&asked.by, asked.to, asked.guard, &asked.reason);
         let explain = format!("{by} asks to force {id} to site {to} around its {guard}: {reason}");
         add("ticket-force", Priority::High, &FORCE, explain);
+    }
+    if let Some((site, started)) = ticket.started.iter().find(|(_, started)| started.exhausted) {
+        let count = started.servers.len();
+        let explain = format!("Too few servers carry {id} at site {site}, and of {count} that stood by none is left");
+        add("pool-short", Priority::High, &SHORT, explain);
     }
     let passive = facts.rule.kind == TicketKind::ActivePassive;
     if passive && ticket.phase == Phase::Free && ticket.lease.is_some() {

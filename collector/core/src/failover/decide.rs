@@ -2,7 +2,7 @@
 //!
 //! Knows: causes, what stands in the way, and what each mode does with them. Refuses to know: how a move goes on once it
 //! has begun (that is `progress`). Invariants: off, observe and frozen change nothing; a cause needs two of three votes;
-//! `w` is never a target; an automatic move is counted before it begins.
+//! `w` is a target only of what two operators ask for; an automatic move is counted before it begins.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -18,9 +18,11 @@ use super::freshness::{self, Freshness};
 use super::intake::{gate_fresh_ms, system};
 use super::observe::{Board, MAJORITY};
 use super::progress::{self, Scene};
+use super::require::{self, Unmet};
 use super::saga::{Move, Stage};
 use super::ticket::{MoveOutcome, Pending, Ticket};
-use crate::policy::{Mode, MoveWhen, TicketPolicy, Timing};
+use crate::policy::{Mode, MoveWhen, Policy, TicketPolicy, Timing};
+use crate::site::Supply;
 use crate::status::ServiceStatus;
 use crate::time::LogTime;
 
@@ -53,6 +55,12 @@ pub enum Cause {
         site: Site,
         for_ms: u64,
     },
+    /// Power or cooling of its site ends soon: it leaves while it can.
+    RunsOut {
+        site: Site,
+        supply: Supply,
+        under_ms: u64,
+    },
     Operator {
         name: String,
         reason: String,
@@ -80,7 +88,7 @@ impl Cause {
     #[must_use]
     pub const fn automatic(&self) -> bool {
         match self {
-            Cause::SiteLost { .. } | Cause::ServiceDown { .. } => true,
+            Cause::SiteLost { .. } | Cause::ServiceDown { .. } | Cause::RunsOut { .. } => true,
             Cause::FirstGrant
             | Cause::Resumed
             | Cause::Operator { .. }
@@ -110,7 +118,32 @@ impl Cause {
             | Cause::Resumed
             | Cause::SiteLost { .. }
             | Cause::ServiceDown { .. }
+            | Cause::RunsOut { .. }
             | Cause::Confirmed { .. } => false,
+        }
+    }
+
+    /// What a human confirmed, or the cause itself.
+    #[must_use]
+    pub fn root(&self) -> &Cause {
+        match self {
+            Cause::Confirmed { cause, .. } => cause.root(),
+            other => other,
+        }
+    }
+
+    /// The holder was well when it was told to leave: its copy is as good as it was, and can be gone back to.
+    #[must_use]
+    pub const fn planned(&self) -> bool {
+        match self {
+            Cause::Operator { .. } | Cause::RunsOut { .. } => true,
+            Cause::FirstGrant
+            | Cause::Resumed
+            | Cause::SiteLost { .. }
+            | Cause::ServiceDown { .. }
+            | Cause::Confirmed { .. }
+            | Cause::Forced { .. }
+            | Cause::Undone { .. } => false,
         }
     }
 
@@ -118,7 +151,7 @@ impl Cause {
     #[must_use]
     pub fn must_leave(&self) -> bool {
         match self {
-            Cause::SiteLost { .. } | Cause::ServiceDown { .. } | Cause::Forced { .. } => true,
+            Cause::SiteLost { .. } | Cause::ServiceDown { .. } | Cause::RunsOut { .. } | Cause::Forced { .. } => true,
             Cause::Confirmed { cause, .. } => cause.must_leave(),
             Cause::FirstGrant | Cause::Resumed | Cause::Operator { .. } | Cause::Undone { .. } => false,
         }
@@ -133,6 +166,9 @@ impl fmt::Display for Cause {
             Cause::SiteLost { site } => write!(f, "site {site} is lost"),
             Cause::ServiceDown { site, for_ms } => {
                 write!(f, "the service is down at site {site} for {} s", for_ms / 1_000)
+            }
+            Cause::RunsOut { site, supply, under_ms } => {
+                write!(f, "{} of site {site} lasts for less than {} s", supply.as_str(), under_ms / 1_000)
             }
             Cause::Operator { name, reason } => write!(f, "asked by {name}: {reason}"),
             Cause::Confirmed { name, cause } => write!(f, "{cause}, confirmed by {name}"),
@@ -183,6 +219,8 @@ pub enum Block {
         heard: usize,
     },
     OnlyOneServing,
+    /// The target lacks something that the policy asks for.
+    Unmet(Unmet),
     /// The old holder is there, and could not verify that it stopped.
     Unstopped {
         site: Site,
@@ -213,6 +251,7 @@ impl fmt::Display for Block {
             Block::FewObservers { site, heard } => {
                 write!(f, "only {heard} of the 2 other observers could tell that site {site} is lost")
             }
+            Block::Unmet(unmet) => unmet.fmt(f),
             Block::OnlyOneServing => f.write_str("only one site serves"),
             Block::Unstopped { site, gate } => {
                 write!(f, "gate {gate} of site {site} says that its stop is not verified: the service may run there")
@@ -230,6 +269,7 @@ pub(super) struct Facts<'a> {
     pub rule: &'a TicketPolicy,
     pub board: &'a Board,
     pub others: &'a BTreeMap<Id, Ticket>,
+    pub policy: &'a Policy,
 }
 
 impl<'a> Facts<'a> {
@@ -243,6 +283,7 @@ pub(super) fn decide(ticket: &mut Ticket, facts: Facts<'_>, out: &mut Vec<Happen
     if ticket.moving.is_some() || ticket.retired {
         return;
     }
+    lapse_question(ticket, facts, out);
     let Some(site) = ticket.holder_or_last() else {
         first_grant(ticket, facts, out);
         return;
@@ -267,7 +308,7 @@ fn first_grant(ticket: &mut Ticket, facts: Facts<'_>, out: &mut Vec<Happened>) {
 
 /// The ticket goes back to the site that had it: no other copy was active since, so this is no move.
 fn resume(ticket: &mut Ticket, site: Site, facts: Facts<'_>, out: &mut Vec<Happened>) {
-    let due = facts.now >= ticket.resume_after && facts.rule.sites.contains(&site);
+    let due = facts.now >= ticket.resume_after && facts.rule.places().any(|place| place == site);
     // In mode observe, what the rules would do about a cause is the news; told in turns they would fill the ledger.
     let other_news = ticket.noted.as_ref().is_some_and(|note| !note.starts_with(RESUME_NOTE));
     if !due || !may_start_at(ticket, site, facts) || (facts.rule.mode == Mode::Observe && other_news) {
@@ -331,6 +372,10 @@ pub(super) fn cause(ticket: &Ticket, site: Site, facts: Facts<'_>) -> Option<Cau
             let held = facts.now.since((*since).max(settled)) >= *for_ms;
             (held && movable(ticket, facts)).then_some(Cause::ServiceDown { site, for_ms: *for_ms })
         }
+        MoveWhen::RunsOut { supply, under_ms } => {
+            let soon = require::runs_out(*supply, site, *under_ms, facts) && movable(ticket, facts);
+            soon.then_some(Cause::RunsOut { site, supply: *supply, under_ms: *under_ms })
+        }
     })
 }
 
@@ -391,6 +436,7 @@ pub(super) fn blocks(ticket: &Ticket, to: Site, cause: Option<&Cause>, facts: Fa
     if freshness != Freshness::Fresh {
         blocks.push(Block::NotFresh { site: to, freshness });
     }
+    blocks.extend(require::unmet(ticket, to, cause, facts));
     if cause.is_some_and(|cause| cooling(ticket, to, cause, facts)) {
         blocks.push(Block::CoolingDown);
     }
@@ -410,14 +456,14 @@ pub(super) fn blocks_of_order(ticket: &Ticket, to: Site, facts: Facts<'_>) -> Ve
     blocks
 }
 
-/// The cool-down does not hold back a move away from a lost site if the target was steady.
+/// The cool-down does not hold back a move away from a site that is lost, or soon will be, if the target was steady.
 fn cooling(ticket: &Ticket, to: Site, cause: &Cause, facts: Facts<'_>) -> bool {
     if ticket.cooldown_until.is_none_or(|until| facts.now >= until) {
         return false;
     }
     let steady = |since: LogTime| facts.now.since(since) >= facts.rule.stable_for_ms;
     let target_steady = ticket.listed_gates(to).all(|(_, gate)| gate.present_since.is_some_and(steady));
-    !(matches!(cause, Cause::SiteLost { .. }) && target_steady)
+    !(matches!(cause, Cause::SiteLost { .. } | Cause::RunsOut { .. }) && target_steady)
 }
 
 fn missing_gates(ticket: &Ticket, site: Site, facts: Facts<'_>) -> Vec<Block> {
@@ -486,11 +532,26 @@ fn ask(ticket: &mut Ticket, to: Site, cause: Cause, facts: Facts<'_>, out: &mut 
         }
         return;
     }
+    if let Some(other) = ticket.pending.take() {
+        let (to, epoch) = (other.to, other.epoch);
+        out.push(system(TicketEvent::ConfirmationWithdrawn { ticket: facts.id.clone(), to, epoch }));
+    }
     let until = facts.now.plus(facts.rule.confirm_within_ms);
     let epoch: Epoch = ticket.epoch;
-    ticket.pending = Some(Pending { to, cause: cause.clone(), epoch, until });
+    ticket.pending = Some(Pending { asked_by: None, to, cause: cause.clone(), epoch, until });
     ticket.changed();
     out.push(system(TicketEvent::ConfirmationAsked { ticket: facts.id.clone(), to, epoch, cause, until }));
+}
+
+/// What an operator asked to have confirmed ends with its time and with its epoch.
+fn lapse_question(ticket: &mut Ticket, facts: Facts<'_>, out: &mut Vec<Happened>) {
+    let over = |pending: &Pending| facts.now >= pending.until || pending.epoch != ticket.epoch;
+    if ticket.pending.as_ref().is_some_and(|pending| pending.asked_by.is_some() && over(pending))
+        && let Some(Pending { to, epoch, .. }) = ticket.pending.take()
+    {
+        ticket.changed();
+        out.push(system(TicketEvent::ConfirmationLapsed { ticket: facts.id.clone(), to, epoch }));
+    }
 }
 
 /// No cause any more: a question to a human is taken back.
@@ -500,7 +561,7 @@ fn withdraw(ticket: &mut Ticket, facts: Facts<'_>, out: &mut Vec<Happened>) {
     if of_a_cause && facts.now.since(ticket.noted_at) >= NOTE_AGAIN_MS {
         ticket.noted = None;
     }
-    if let Some(pending) = ticket.pending.take() {
+    if let Some(pending) = ticket.pending.take_if(|pending| pending.asked_by.is_none()) {
         ticket.changed();
         let event =
             TicketEvent::ConfirmationWithdrawn { ticket: facts.id.clone(), to: pending.to, epoch: pending.epoch };

@@ -185,6 +185,19 @@ pub enum TicketEvent {
         weights: std::collections::BTreeMap<Site, u32>,
         reason: String,
     },
+    /// Too few servers carry it at a site: one that stands by is started.
+    CapacityOrdered {
+        ticket: Id,
+        site: Site,
+        server: Id,
+        epoch: Epoch,
+    },
+    /// Too few servers, and none stands by any more.
+    CapacityExhausted {
+        ticket: Id,
+        site: Site,
+        started: usize,
+    },
     RulesChanged {
         ticket: Id,
         rule_hash: String,
@@ -243,6 +256,8 @@ impl TicketEvent {
             | E::WouldMove { ticket, .. }
             | E::Withheld { ticket, .. }
             | E::Weighed { ticket, .. }
+            | E::CapacityOrdered { ticket, .. }
+            | E::CapacityExhausted { ticket, .. }
             | E::RulesChanged { ticket, .. }
             | E::Retired { ticket, .. } => ticket,
         }
@@ -278,6 +293,8 @@ impl TicketEvent {
             | E::Unfrozen { .. }
             | E::WouldMove { .. }
             | E::Weighed { .. }
+            | E::CapacityOrdered { .. }
+            | E::CapacityExhausted { .. }
             | E::RulesChanged { .. }
             | E::Retired { .. } => Link::Alone,
         }
@@ -381,6 +398,12 @@ impl TicketEvent {
             E::Weighed { ticket, epoch, weights, reason } => {
                 let shares: Vec<String> = weights.iter().map(|(site, share)| format!("{site} {share} %")).collect();
                 format!("{ticket}: weights of epoch {epoch} are {} ({reason}).", shares.join(", "))
+            }
+            E::CapacityOrdered { ticket, site, server, .. } => {
+                format!("{ticket}: too few servers are up at site {site}; {server}, which stands by, is started.")
+            }
+            E::CapacityExhausted { ticket, site, started } => {
+                format!("{ticket}: too few servers are up at site {site}, and none stands by ({started} were started).")
             }
             E::RulesChanged { ticket, rule_hash } => format!("{ticket} follows rules {rule_hash} from now on."),
             E::Retired { ticket, epoch } => {

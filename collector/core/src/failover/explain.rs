@@ -8,6 +8,7 @@ use bcp_wire::{Id, Site};
 use super::State;
 use super::decide::{self, Block, Facts};
 use super::observe::{Board, Vote};
+use super::require;
 use super::saga::{Step, StepState};
 use super::show;
 use super::ticket::Ticket;
@@ -100,6 +101,14 @@ fn inputs(ticket: &Ticket, facts: Facts<'_>) -> Vec<Input> {
     }
     let used = format!("{} of {} in 24 h", ticket.automatic_moves.len(), facts.rule.move_budget);
     add("automatic moves", used);
+    for site in &facts.rule.sites {
+        for (supply, said) in require::runways(*site, facts) {
+            add(&format!("{} of site {site}", supply.as_str()), said);
+        }
+    }
+    for require in &facts.rule.require {
+        add("requirement", require.to_string());
+    }
     for (observer, count) in &facts.board.ignored {
         add(&format!("words of the observer at site {observer}"), format!("{count} ignored: twice, or overtaken"));
     }
@@ -229,6 +238,11 @@ fn why_not(ticket: &Ticket, site: Site, when: &MoveWhen, facts: Facts<'_>) -> St
             format!(
                 "It does not move for `{when}`: {lease}, and {lost} of 3 observers call site {site} lost (2 needed)."
             )
+        }
+        MoveWhen::RunsOut { supply, .. } => {
+            let said = require::runways(site, facts).into_iter().find(|(asked, _)| asked == supply);
+            let said = said.map_or_else(String::new, |(_, said)| format!(" ({said})"));
+            format!("It does not move for `{when}`: two of three observers do not say so of site {site}{said}.")
         }
         MoveWhen::ServiceDown { for_ms } => {
             let since = ticket.down_since.get(&site).map(|since| facts.now.since(*since));

@@ -152,7 +152,7 @@ fn may_be_forced(ticket: &Ticket, to: Site, guard: Guard, facts: Facts<'_>) -> R
     if facts.rule.kind == TicketKind::ActiveActive {
         return Err(Refusal::NothingToForce { ticket: id, guard });
     }
-    if to == Site::W || !facts.rule.sites.contains(&to) {
+    if !facts.rule.places().any(|place| place == to) {
         return Err(Refusal::NotASite { ticket: id, site: to });
     }
     if ticket.holder == Some(to) {

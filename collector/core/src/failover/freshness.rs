@@ -46,7 +46,9 @@ pub fn of(ticket: &Ticket, target: Site, rpo: Rpo) -> Freshness {
     if forked(ticket, latch, target) {
         return Freshness::Forked;
     }
-    match (rpo, latch.in_sync) {
+    // "In sync" is said of the standby; an emergency system at w is none.
+    let in_sync = latch.in_sync.filter(|_| target != Site::W);
+    match (rpo, in_sync) {
         (_, Some(true)) | (Rpo::Availability, _) => Freshness::Fresh,
         (Rpo::Zero, Some(false)) => Freshness::Stale,
         (Rpo::Zero, None) => Freshness::Unknown,

@@ -264,6 +264,9 @@ fn take_report(
 
 /// A step outside a move: the side that lost the ticket seals and follows, an active-active gate sets weights.
 fn report_alone(ticket: &mut Ticket, id: &Id, report: &StepReport, speaker: Speaker<'_>) -> ReportEffect {
+    if report.kind == StepKind::Capacity {
+        return super::servers::report(id, ticket, speaker.site, report, speaker.now);
+    }
     let (epoch, kind) = (ticket.epoch, super::answer::alone(ticket, speaker.site, speaker.gate, speaker.now, false));
     if report.epoch != epoch || kind != Some(report.kind) {
         return ReportEffect::None;
@@ -280,7 +283,7 @@ fn report_alone(ticket: &mut Ticket, id: &Id, report: &StepReport, speaker: Spea
             match report.kind {
                 StepKind::Seal => record.sealed = epoch,
                 StepKind::Follow | StepKind::Weigh => record.followed = epoch,
-                StepKind::Stop | StepKind::Promote | StepKind::Publish => {}
+                StepKind::Stop | StepKind::Promote | StepKind::Publish | StepKind::Capacity => {}
             }
             (record.attempt, record.retry_at, record.last_failure) = (0, speaker.now, None);
             ReportEffect::Done

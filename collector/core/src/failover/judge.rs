@@ -12,7 +12,7 @@ use super::event::{Happened, TicketEvent};
 use super::intake::system;
 use super::progress::{self, Scene};
 use super::ticket::Ticket;
-use super::{State, weigh};
+use super::{State, servers, weigh};
 use crate::ledger::canonical_hash;
 use crate::policy::{Policy, Rpo, TicketKind, TicketPolicy};
 use crate::time::LogTime;
@@ -64,6 +64,7 @@ impl State {
                         rule,
                         board: &self.board,
                         others: &self.tickets,
+                        policy,
                     };
                     judge_one(&mut ticket, facts, out);
                 }
@@ -86,7 +87,9 @@ impl State {
                 |id: &&Id| needs(id).iter().all(|other| placed.contains(other) || !self.tickets.contains_key(other));
             let (ready, later): (Vec<&Id>, Vec<&Id>) = waiting.into_iter().partition(is_ready);
             // A policy with a circle is refused; were there one, names decide.
-            let (next, rest) = if ready.is_empty() { (later, Vec::new()) } else { (ready, later) };
+            let (mut next, rest) = if ready.is_empty() { (later, Vec::new()) } else { (ready, later) };
+            // Those that leave a site together take the room at the target in this order.
+            next.sort_by_key(|id| policy.tickets.get(*id).map(|rule| rule.priority));
             placed.extend(next.iter().copied());
             order.extend(next.into_iter().cloned());
             waiting = rest;
@@ -96,8 +99,15 @@ impl State {
 
     pub(super) fn facts<'a>(&'a self, policy: &'a Policy, id: &'a Id) -> Option<(&'a Ticket, Facts<'a>)> {
         let (ticket, rule) = (self.tickets.get(id)?, policy.tickets.get(id)?);
-        let facts =
-            Facts { id, now: self.now, timing: &policy.timing, rule, board: &self.board, others: &self.tickets };
+        let facts = Facts {
+            id,
+            now: self.now,
+            timing: &policy.timing,
+            rule,
+            board: &self.board,
+            others: &self.tickets,
+            policy,
+        };
         Some((ticket, facts))
     }
 }
@@ -114,12 +124,13 @@ fn judge_one(ticket: &mut Ticket, facts: Facts<'_>, out: &mut Vec<Happened>) {
             progress::advance(ticket, facts.scene(), out);
         }
     }
+    servers::judge(ticket, facts, out);
 }
 
 /// Gates of the policy are listed; others stay known (their epochs count) but are given nothing.
 fn list_gates(ticket: &mut Ticket, rule: &TicketPolicy) {
     for site in Site::ALL {
-        let wanted = rule.gates.get(&site).filter(|_| rule.sites.contains(&site));
+        let wanted = rule.gates.get(&site).filter(|_| rule.places().any(|place| place == site));
         let known = ticket.gates.entry(site).or_default();
         for (id, gate) in known.iter_mut() {
             gate.listed = wanted.is_some_and(|ids| ids.contains(id));

@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use bcp_wire::{Id, Site};
 
 use super::{Observation, Sight};
+use crate::site::{SiteVotes, SiteWord};
 use crate::status::{ServiceStatus, ServiceVotes};
 use crate::time::LogTime;
 
@@ -30,6 +31,9 @@ pub const MAJORITY: usize = 2;
 pub struct Board {
     pub sights: BTreeMap<Site, Sights>,
     pub services: BTreeMap<Site, ServiceWord>,
+    /// What each observer sees of the sites.
+    #[serde(default)]
+    pub sites: BTreeMap<Site, SitesWord>,
     /// Words of an observer that came twice or too late.
     #[serde(default)]
     pub ignored: BTreeMap<Site, u64>,
@@ -65,6 +69,13 @@ pub struct ServiceWord {
     #[serde(default)]
     pub seq: u64,
     pub by_site: BTreeMap<Id, BTreeMap<Site, ServiceStatus>>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct SitesWord {
+    pub at: LogTime,
+    pub seq: u64,
+    pub by_site: BTreeMap<Site, SiteWord>,
 }
 
 /// What one observer's word is worth for "is this site lost".
@@ -127,6 +138,25 @@ impl Board {
             .collect();
         self.services.insert(votes.observer, ServiceWord { at: now, seq: votes.seq, by_site });
         true
+    }
+
+    /// Takes in what a serve process sees of the sites; false where it was overtaken.
+    pub fn site_votes(&mut self, votes: &SiteVotes, now: LogTime) -> bool {
+        let before = self.sites.get(&votes.observer);
+        if before.is_some_and(|b| overtaken(votes.seq, b.seq, now.since(b.at) < SERVICE_WORD_EXPIRES_MS)) {
+            self.ignore(votes.observer);
+            return false;
+        }
+        let by_site = votes.sites.clone();
+        self.sites.insert(votes.observer, SitesWord { at: now, seq: votes.seq, by_site });
+        true
+    }
+
+    /// What an observer says of the sites, if that has not expired.
+    #[must_use]
+    pub fn site_words(&self, observer: Site, now: LogTime) -> Option<&BTreeMap<Site, SiteWord>> {
+        let word = self.sites.get(&observer)?;
+        (now.since(word.at) < SERVICE_WORD_EXPIRES_MS).then_some(&word.by_site)
     }
 
     /// The observer's last word, if it has not expired.

@@ -81,7 +81,7 @@ pub(super) fn stays_held(ticket: &Ticket, now: LogTime) -> bool {
 
 /// A planned move whose target never renewed: the copy it came from is still the last writer.
 fn never_began(ticket: &Ticket, moving: &Move) -> bool {
-    let planned = matches!(moving.cause, Cause::Operator { .. }) && !moving.compensating;
+    let planned = moving.cause.planned() && !moving.compensating;
     let from_is_last = ticket.latch.as_ref().is_some_and(|latch| Some(latch.active) == moving.from);
     planned && from_is_last && moving.from != Some(moving.to)
 }
@@ -363,16 +363,7 @@ fn promoting(ticket: &mut Ticket, mut moving: Move, until: LogTime, scene: Scene
 
 /// A planned move is undone when its promotion was refused; after a loss there is nothing to go back to.
 fn may_go_back(ticket: &Ticket, moving: &Move, certain: bool, scene: Scene<'_>) -> bool {
-    let planned = match &moving.cause {
-        Cause::Operator { .. } => true,
-        Cause::Confirmed { .. }
-        | Cause::Forced { .. }
-        | Cause::FirstGrant
-        | Cause::Resumed
-        | Cause::SiteLost { .. }
-        | Cause::ServiceDown { .. }
-        | Cause::Undone { .. } => false,
-    };
+    let planned = moving.cause.planned();
     let Some(from) = moving.from.filter(|from| *from != moving.to) else { return false };
     let fresh_ms = super::intake::gate_fresh_ms(scene.timing);
     let there = ticket.listed_gates(from).all(|(_, gate)| gate.present(scene.now, fresh_ms));

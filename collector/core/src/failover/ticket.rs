@@ -15,6 +15,7 @@ use super::decide::Cause;
 use super::force::ForceAsked;
 use super::lease::Lease;
 use super::saga::Move;
+use super::servers::Started;
 use crate::time::LogTime;
 
 /// Renewals remembered per gate: as many requests as can be in flight at once; an older answer is worth nothing.
@@ -58,6 +59,9 @@ pub struct Ticket {
     pub weights: BTreeMap<Site, u32>,
     /// Active-active: an operator set the weights; only a loss changes them until that is taken back.
     pub weights_held: bool,
+    /// Servers of the reserve that were started, per site.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub started: BTreeMap<Site, Started>,
     /// The question to a human was not answered; it is not asked again until its cause is gone.
     pub lapsed: bool,
     /// Highest epoch any gate has persisted; a restored log may be behind its gates.
@@ -140,6 +144,9 @@ pub struct Freeze {
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Pending {
+    /// Who asked, where an operator did: another one has to confirm.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub asked_by: Option<String>,
     pub to: Site,
     pub cause: Cause,
     pub epoch: Epoch,
@@ -194,6 +201,7 @@ impl Ticket {
             up_since: BTreeMap::new(),
             weights: BTreeMap::new(),
             weights_held: false,
+            started: BTreeMap::new(),
             lapsed: false,
             floor: Epoch::NONE,
             resume_after: LogTime::default(),

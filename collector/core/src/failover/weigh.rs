@@ -75,6 +75,10 @@ fn leaves(ticket: &Ticket, site: Site, facts: Facts<'_>) -> Option<Cause> {
             let long = facts.now.since(*since) >= *for_ms;
             long.then_some(Cause::ServiceDown { site, for_ms: *for_ms })
         }
+        MoveWhen::RunsOut { supply, under_ms } => {
+            let cause = Cause::RunsOut { site, supply: *supply, under_ms: *under_ms };
+            super::require::runs_out(*supply, site, *under_ms, facts).then_some(cause)
+        }
     })
 }
 
@@ -147,7 +151,7 @@ fn ask(ticket: &mut Ticket, weights: &BTreeMap<Site, u32>, cause: Cause, facts: 
         None if ticket.lapsed => {}
         None => {
             let until = facts.now.plus(facts.rule.confirm_within_ms);
-            ticket.pending = Some(Pending { to, cause: cause.clone(), epoch, until });
+            ticket.pending = Some(Pending { asked_by: None, to, cause: cause.clone(), epoch, until });
             ticket.changed();
             out.push(system(TicketEvent::ConfirmationAsked { ticket: facts.id.clone(), to, epoch, cause, until }));
         }

@@ -10,6 +10,7 @@ use bcp_wire::{Epoch, Id, Site};
 
 use super::{LossPolicy, Mode, MoveWhen, Policy, TicketKind, TicketPolicy, Timing};
 use crate::ledger::canonical_hash;
+use crate::site::Supply;
 
 /// Assumed bound of clock drift between any two machines, in percent. A machine beyond it raises an alarm.
 pub const RHO_PERCENT: u64 = 1;
@@ -90,8 +91,36 @@ pub enum Problem {
     OneSiteActive,
     #[error("gate {gate} of site {site} serves more than {MAX_TICKETS_PER_GATE} tickets")]
     GateFull { site: Site, gate: Id },
-    #[error("`{text}` is neither `site_lost(holder)` nor `service_down(holder) for <duration>`")]
+    #[error(
+        "`{text}` is none of `site_lost(holder)`, `service_down(holder) for <duration>`, `power_runway(holder) < duration(\"<duration>\")` and the same with `cooling_runway`"
+    )]
     MoveWhen { text: String },
+    #[error(
+        "`{text}` is none of `fresh(target)`, `active(target, \"<pool>\") >= <number>` and `load(all) <= <0.001 to 1> * capacity(target)`"
+    )]
+    Require { text: String },
+    #[error("nothing tells the {supply} of site {site}: name its devices in [site.{site}]")]
+    NoSupply { site: Site, supply: &'static str },
+    #[error("there is no pool {pool}")]
+    UnknownPool { pool: Id },
+    #[error("pool {pool} names no servers of site {site}, so nobody would report them")]
+    NoServers { pool: Id, site: Site },
+    #[error("the ticket needs a pool with `each`: what one of its servers can carry")]
+    NoCapacity,
+    #[error(
+        "the ticket needs a pool with `each` and `load`: what its servers can carry, and which point says what they carry"
+    )]
+    NoLoad,
+    #[error("an active-active ticket has no copy that could be fresh")]
+    NothingFresh,
+    #[error("{needed} of {named} UPSs cannot be needed; name between 1 and {named}")]
+    UpsNeeded { needed: u32, named: usize },
+    #[error("{cel} Cel is not between 20 and 60")]
+    TooHot { cel: u32 },
+    #[error("site {site} has {most} servers, so {min} can never be up")]
+    PoolShort { min: u32, site: Site, most: usize },
+    #[error("only site w can be the emergency site, of an active-passive ticket, with a gate there")]
+    Emergency,
 }
 
 impl fmt::Display for Fault {
@@ -181,6 +210,7 @@ impl Policy {
         self.tickets.iter().find_map(|(id, ticket)| {
             let (key, problem) = match ticket {
                 _ if ticket.sites.contains(&Site::W) => ("sites", Problem::WitnessHolds),
+                _ if ticket.emergency.is_some_and(|site| site != Site::W) => ("emergency", Problem::Emergency),
                 _ if ticket.loss == LossPolicy::Fence => ("loss", Problem::NoFence),
                 _ => return None,
             };
@@ -201,6 +231,7 @@ impl Policy {
             self.ticket_faults(id, ticket, &mut add);
         }
         self.gate_faults(&mut faults);
+        self.facts_faults(&mut faults);
         for (id, service) in &self.services {
             if let Some(ticket) = service.ticket.as_ref().filter(|ticket| !self.tickets.contains_key(*ticket)) {
                 let problem = Problem::UnknownTicket { ticket: ticket.clone() };
@@ -304,7 +335,12 @@ fn site_faults(ticket: &TicketPolicy, add: &mut impl FnMut(&str, Problem)) {
             add("gates", Problem::NoGate { site: *site });
         }
     }
-    for site in ticket.gates.keys().filter(|site| !ticket.sites.contains(site)) {
+    let passive = ticket.kind == TicketKind::ActivePassive;
+    let has_gate = |site: &Site| ticket.gates.get(site).is_some_and(|gates| !gates.is_empty());
+    if ticket.emergency.is_some_and(|site| site != Site::W || !passive || !has_gate(&site)) {
+        add("emergency", Problem::Emergency);
+    }
+    for site in ticket.gates.keys().filter(|site| !ticket.places().any(|place| place == **site)) {
         add("gates", Problem::ForeignSite { site: *site });
     }
     if let Some(site) = ticket.preferred.filter(|site| !ticket.sites.contains(site)) {
@@ -324,17 +360,20 @@ fn duration_faults(ticket: &TicketPolicy, add: &mut impl FnMut(&str, Problem)) {
     check("cooldown", ticket.cooldown_ms, 0);
     check("stable_for", ticket.stable_for_ms, 0);
     for when in &ticket.move_when {
-        if let MoveWhen::ServiceDown { for_ms } = when {
-            check("move_when", *for_ms, 1_000);
+        match when {
+            MoveWhen::SiteLost => {}
+            MoveWhen::ServiceDown { for_ms } => check("move_when", *for_ms, 1_000),
+            // A switchover takes seconds, and a UPS tells whole minutes.
+            MoveWhen::RunsOut { under_ms, .. } => check("move_when", *under_ms, 60_000),
         }
     }
 }
 
-fn path(keys: &[&str]) -> Vec<String> {
+pub(super) fn path(keys: &[&str]) -> Vec<String> {
     keys.iter().map(|key| (*key).to_owned()).collect()
 }
 
-/// `site_lost(holder)` or `service_down(holder) for 30s` (`ms`, `s`, `m`, `h`).
+/// `site_lost(holder)`, `service_down(holder) for 30s` or `power_runway(holder) < duration("6m")` (`ms`, `s`, `m`, `h`).
 impl std::str::FromStr for MoveWhen {
     type Err = Problem;
     fn from_str(text: &str) -> Result<Self, Problem> {
@@ -345,9 +384,21 @@ impl std::str::FromStr for MoveWhen {
             ["service_down(holder)", "for", length] => {
                 Ok(MoveWhen::ServiceDown { for_ms: duration_ms(length).ok_or_else(fault)? })
             }
-            _ => Err(fault()),
+            _ => runs_out(text).ok_or_else(fault),
         }
     }
+}
+
+fn runs_out(text: &str) -> Option<MoveWhen> {
+    let dense: String = text.chars().filter(|c| !c.is_whitespace()).collect();
+    let (runway, limit) = dense.split_once('<')?;
+    let supply = match runway {
+        "power_runway(holder)" => Supply::Power,
+        "cooling_runway(holder)" => Supply::Cooling,
+        _ => return None,
+    };
+    let limit = limit.strip_prefix("duration(")?.strip_suffix(')')?.trim_matches(['"', '\'']);
+    Some(MoveWhen::RunsOut { supply, under_ms: duration_ms(limit)? })
 }
 
 fn duration_ms(text: &str) -> Option<u64> {
@@ -382,6 +433,8 @@ mod tests {
     fn policy(tickets: &[(&str, TicketPolicy)]) -> Policy {
         let service = ServicePolicy::default();
         Policy {
+            sites: Default::default(),
+            pools: Default::default(),
             timing: Timing::METRO,
             tickets: tickets.iter().map(|(name, ticket)| (id(name), ticket.clone())).collect(),
             services: BTreeMap::from([(id("rx"), service)]),

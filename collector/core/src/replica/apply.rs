@@ -112,6 +112,9 @@ impl Replica {
                         self.services.on_votes(now, votes);
                     }
                 }
+                Item::SiteVotes(votes) => {
+                    self.failover.board.site_votes(votes, now);
+                }
                 Item::AlarmVotes(votes) => {
                     let events = self.alarms.on_votes(now, votes);
                     self.write_alarms(writer, events, None);

@@ -39,6 +39,8 @@ fn policy() -> Policy {
     };
     let other: Id = "patient-portal".parse().unwrap();
     Policy {
+        sites: Default::default(),
+        pools: Default::default(),
         timing: Timing::METRO,
         tickets: BTreeMap::new(),
         services: BTreeMap::from([(rx(), service.clone()), (other, service)]),

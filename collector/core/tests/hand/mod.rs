@@ -12,6 +12,7 @@ use bcp_core::failover::{Observation, Sight, Ticket, TicketCommand};
 use bcp_core::ledger::LedgerEntry;
 use bcp_core::policy::{Policy, ServicePolicy, TicketKind, TicketPolicy, Timing};
 use bcp_core::replica::{CommandVerb, Item, OperatorCommand, Replica, Tick};
+use bcp_core::site::{SiteVotes, SiteWord};
 use bcp_core::status::{ServiceSight, ServiceStatus, ServiceVotes};
 use bcp_core::time::Wall;
 use bcp_wire::control::{
@@ -26,6 +27,8 @@ pub fn ticket(kind: TicketKind) -> TicketPolicy {
 
 pub fn policy(tickets: &[(&str, TicketPolicy)]) -> Policy {
     Policy {
+        sites: Default::default(),
+        pools: Default::default(),
         timing: Timing::METRO,
         tickets: tickets.iter().map(|(name, ticket)| (id(name), ticket.clone())).collect(),
         services: BTreeMap::from([(id("rx"), ServicePolicy::default())]),
@@ -44,6 +47,8 @@ pub struct Hand {
     pub silent: Vec<Site>,
     pub down: Vec<Site>,
     pub up: Vec<Site>,
+    /// What each observer says of the sites.
+    pub words: BTreeMap<Site, BTreeMap<Site, SiteWord>>,
     pub term: u64,
     nonce: u64,
     index: u64,
@@ -107,7 +112,9 @@ impl Hand {
                     seq: self.index + 1,
                     services: BTreeMap::from([(id("rx"), sight)]),
                 };
-                [Item::Observation(seen), Item::ServiceVotes(votes)]
+                let sites = self.words.get(&observer).cloned().unwrap_or_default();
+                let words = SiteVotes { observer, session: 1, seq: self.index + 1, sites };
+                [Item::Observation(seen), Item::ServiceVotes(votes), Item::SiteVotes(words)]
             })
             .collect()
     }

@@ -147,7 +147,7 @@ impl Gate {
                 StepOutcome::Done
             }
             (StepKind::Promote, None) => StepOutcome::Rejected,
-            (StepKind::Publish | StepKind::Follow | StepKind::Weigh, None) => StepOutcome::Done,
+            (StepKind::Publish | StepKind::Follow | StepKind::Weigh | StepKind::Capacity, None) => StepOutcome::Done,
         };
         self.done.insert(order.key.clone(), outcome);
         self.report(&order, outcome);
@@ -245,7 +245,7 @@ impl Gate {
                 return;
             }
             StepKind::Promote => watch.promoted(self.site, self.position, newest),
-            StepKind::Stop | StepKind::Publish | StepKind::Follow | StepKind::Weigh => {}
+            StepKind::Stop | StepKind::Publish | StepKind::Follow | StepKind::Weigh | StepKind::Capacity => {}
         }
         self.step = Some((order.clone(), self.clock + 200));
     }

@@ -209,7 +209,7 @@ impl Watch {
                 let promoted = self.done.contains(&(id.clone(), epoch, StepKind::Promote, site, gate.clone()));
                 assert!(promoted, "I10: published before it was promoted");
             }
-            StepKind::Stop | StepKind::Seal | StepKind::Follow | StepKind::Weigh => {}
+            StepKind::Stop | StepKind::Seal | StepKind::Follow | StepKind::Weigh | StepKind::Capacity => {}
         }
     }
 }

@@ -36,6 +36,8 @@ pub fn policy(ticket: TicketPolicy) -> Policy {
         timing: Timing::METRO,
         tickets: BTreeMap::from([(rx(), ticket)]),
         services: BTreeMap::from([(rx(), ServicePolicy::default())]),
+        sites: BTreeMap::new(),
+        pools: BTreeMap::new(),
     }
 }
 

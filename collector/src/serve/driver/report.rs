@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use bcp_core::failover::Sight;
 use bcp_core::replica::Item;
 use bcp_core::rules::Event;
+use bcp_core::site::SiteVotes;
 use bcp_core::status::ServiceVotes;
 use bcp_core::time::Mono;
 use bcp_wire::topic::Leaf;
@@ -74,8 +75,13 @@ impl Driver {
         turn.service_seq = next_seq(turn.service_seq, heard.map(|own| own.seq));
         let (observer, session, seq) = (self.config.site, self.session, turn.service_seq);
         let votes = ServiceVotes { observer, session, seq, services: turn.sights.clone() };
+        let mut items = vec![Item::ServiceVotes(votes)];
+        if !policy.sites.is_empty() || !policy.pools.is_empty() {
+            let sites = turn.sites.look(policy, &intake.devices(), &intake.agents(), now);
+            items.push(Item::SiteVotes(SiteVotes { observer, session, seq, sites }));
+        }
         // A full queue means that the one before is still under way: this one's successor follows in a second.
-        let _ = self.service_votes.try_send(Tell::Votes(vec![Item::ServiceVotes(votes)]));
+        let _ = self.service_votes.try_send(Tell::Votes(items));
         let _ = self.sights.try_send(Tell::Sight(self.sight(turn, now)));
     }
 

@@ -22,7 +22,7 @@ Examples:
   fleet delay a-b 40 --jitter 10          a long way, 40 to 50 ms per direction
   fleet heal                              open all links
   fleet pause a/host                      freeze one process (SIGSTOP)
-  fleet device ups-a1 event mains-fail    the UPS runs on its battery
+  fleet device ups-a1 event mains-fail    the UPS runs on its battery; `ups-a*`: all of the site, which dies when they are empty
   fleet device crac-a1 set supply.air.temperature 35
   fleet device crac-a1 fault late         its answers come too late; also short, reboot, exception-6 ...
   fleet device crac-a1 clear              let go of what was set, and of a fault
@@ -180,7 +180,7 @@ pub(super) enum DeviceCommand {
     },
     /// Let go of a point, or of all and of a fault
     Clear { point: Option<String> },
-    /// UPS: mains-fail, mains-back; cooling unit: stop, start
+    /// UPS: mains-fail, mains-back, weak-battery; cooling unit: stop, start
     Event { event: String },
     /// late (or late-MS), short, long, half-open, reboot; Modbus: wrong-unit, wrong-function, exception-N, and crc on a
     /// serial line (meter-w1); SNMP: clock-step, engine-change. `clear` ends those that last

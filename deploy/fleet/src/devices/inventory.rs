@@ -56,7 +56,7 @@ impl Spec {
     pub(super) const fn events(&self) -> &'static [&'static str] {
         match self.kind {
             Kind::Crac(_) => &["stop", "start"],
-            Kind::Ups(_) => &["mains-fail", "mains-back"],
+            Kind::Ups(_) => &["mains-fail", "mains-back", "weak-battery"],
             Kind::Meter | Kind::Storage => &[],
         }
     }
@@ -133,5 +133,14 @@ pub fn inventory(site: Site) -> Vec<Spec> {
 /// The site a device stands at, by its name.
 #[must_use]
 pub fn site_of(device: &str) -> Option<Site> {
-    Site::ALL.into_iter().find(|site| inventory(*site).iter().any(|spec| spec.id == device))
+    Site::ALL.into_iter().find(|site| inventory(*site).iter().any(|spec| names(device, &spec.id)))
+}
+
+/// Whether `pattern` names this device: its id, or with one `*` for any characters.
+#[must_use]
+pub fn names(pattern: &str, id: &str) -> bool {
+    match pattern.split_once('*') {
+        None => pattern == id,
+        Some((head, tail)) => id.len() >= head.len() + tail.len() && id.starts_with(head) && id.ends_with(tail),
+    }
 }

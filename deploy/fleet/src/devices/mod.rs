@@ -94,6 +94,9 @@ struct Device {
     switch: Switch,
 }
 
+/// Charge of a battery that has got old, in %.
+const WEAK_CHARGE: f64 = 35.0;
+
 /// Everything that is simulated at one site.
 #[derive(Debug)]
 pub struct Simulator {
@@ -135,6 +138,14 @@ impl Simulator {
     /// # Errors
     /// Says what there is instead.
     pub fn order(&mut self, order: &Addressed) -> Result<String, OrderError> {
+        if order.device.contains('*') {
+            let named: Vec<String> =
+                self.devices.keys().filter(|id| inventory::names(&order.device, id)).cloned().collect();
+            if !named.is_empty() {
+                let one = |device| self.order(&Addressed { device, order: order.order.clone() });
+                return named.into_iter().map(one).collect::<Result<Vec<_>, _>>().map(|said| said.join("\n"));
+            }
+        }
         if !self.devices.contains_key(&order.device) {
             let device = order.device.chars().take(32).collect();
             let known = self.devices.keys().cloned().collect::<Vec<_>>().join(" ");
@@ -177,6 +188,11 @@ impl Simulator {
                     let back = event == "mains-back";
                     self.hall.upses[n].mains = back;
                     Ok(format!("{name}: {}", if back { "mains are back" } else { "mains have failed" }))
+                }
+                (Kind::Ups(n), "weak-battery") => {
+                    self.hall.upses[n].charge = WEAK_CHARGE;
+                    let minutes = (self.hall.upses[n].runtime_s() / 60.0).floor();
+                    Ok(format!("{name}: the battery lasts for {minutes} min at this load"))
                 }
                 (Kind::Crac(n), "stop" | "start") => {
                     let on = event == "start";
@@ -269,8 +285,11 @@ pub async fn run(site: Site, base: BasePort) -> Result<(), DevicesError> {
         device: "orders".to_owned(),
         source,
     })?;
-    let app =
-        Router::new().route("/healthz", get(|| async { "ok" })).route("/order", post(order)).with_state(simulator);
+    let app = Router::new()
+        .route("/healthz", get(|| async { "ok" }))
+        .route("/power", get(power))
+        .route("/order", post(order))
+        .with_state(simulator);
     axum::serve(listener, app).with_graceful_shutdown(crate::signals::stop()).await.map_err(DevicesError::Serve)
 }
 
@@ -286,6 +305,11 @@ async fn advance(simulator: Shared) {
         let mut rng = rand::rng();
         lock(&simulator).step(dt_s, &mut |size| rng.random_range(-size..=size));
     }
+}
+
+/// Whether any UPS of the site gives power.
+async fn power(State(simulator): State<Shared>) -> Json<bool> {
+    Json(lock(&simulator).hall.upses.iter().any(|ups| ups.output() != Output::Dead))
 }
 
 async fn order(State(simulator): State<Shared>, Json(order): Json<Addressed>) -> Response {

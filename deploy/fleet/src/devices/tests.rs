@@ -41,6 +41,12 @@ fn mains_failure_shows_in_the_mib_and_a_pin_outlives_the_physics() {
     simulator.step(1.0, &mut |_| 0.0);
     assert_ne!(read(&simulator, charge), ber::Value::Integer(42));
     let wrong = order(&mut simulator, "ups-a1", Order::Event { event: "stop".into() });
-    assert_eq!(wrong.unwrap_err().to_string(), "ups-a1 knows no event stop; it knows mains-fail mains-back");
+    assert_eq!(
+        wrong.unwrap_err().to_string(),
+        "ups-a1 knows no event stop; it knows mains-fail mains-back weak-battery"
+    );
     assert!(order(&mut simulator, "ups-b1", Order::Clear { point: None }).is_err());
+    let both = order(&mut simulator, "ups-a*", Order::Event { event: "weak-battery".into() }).unwrap();
+    assert_eq!(both.lines().count(), 2, "{both}");
+    assert!(order(&mut simulator, "ups-b*", Order::Clear { point: None }).is_err());
 }

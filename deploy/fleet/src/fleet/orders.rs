@@ -16,6 +16,8 @@ use crate::units::{self, Health, Unit};
 
 /// A service that does not answer by then is not up; a step has 3 s.
 const SERVICE_READY: Duration = Duration::from_millis(2_500);
+/// How often the UPSs of the sites are looked at.
+const POWER_EVERY: Duration = Duration::from_millis(500);
 const POLL: Duration = Duration::from_millis(25);
 
 impl Fleet {
@@ -174,6 +176,23 @@ impl Fleet {
 
     fn static_name(&self, site: Site, part: &str) -> &'static str {
         self.site_units(site).map(|(name, _)| name).find(|name| *name == part).unwrap_or("devices")
+    }
+
+    /// A site whose UPSs are empty is dark, until it is started again.
+    pub(super) async fn watch_power(self: std::sync::Arc<Self>) {
+        let mut every = tokio::time::interval(POWER_EVERY);
+        every.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            every.tick().await;
+            for site in Site::ALL {
+                let url = format!("http://127.0.0.1:{}/power", self.layout.base.site(site, Port::Simulator));
+                let Ok(answer) = self.http.get(url).send().await else { continue };
+                if !self.dark().contains(&site) && answer.json().await.is_ok_and(|on: bool| !on) {
+                    let said = self.whole_site(site, Action::Kill).await;
+                    tracing::warn!("the UPSs of site {site} are empty: {said}");
+                }
+            }
+        }
     }
 
     /// # Errors

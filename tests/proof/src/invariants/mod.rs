@@ -1,4 +1,4 @@
-//! What must hold at every step, one file each. I18 (the target keeps its minimum) waits for a minimum to be configurable.
+//! What must hold at every step, one file each.
 //!
 //! They judge what the log agreed, what gates stored and did, and what really runs; they ask neither the core nor the gate
 //! for its opinion.
@@ -20,6 +20,7 @@ mod i14;
 pub mod i15;
 mod i16;
 mod i17;
+mod i18;
 mod i19;
 mod i20;
 mod i21;
@@ -145,6 +146,7 @@ pub struct Invariants {
     i15: i15::OneHistory,
     i16: i16::LeaseByRight,
     i17: i17::RestartTakesNothing,
+    i18: i18::TargetKeepsItsMinimum,
     i19: i19::ObserveOnly,
     i20: i20::LogTimeIsSlow,
     i21: i21::TwoWitnesses,
@@ -178,22 +180,22 @@ macro_rules! each {
 impl Invariants {
     pub fn tick(&mut self, seen: &Applied<'_>) {
         each!(
-            self, tick, seen, i01, i02, i03, i04, i05, i06, i07, i08, i09, i10, i11, i12, i13, i14, i15, i16, i17, i19,
-            i20, i21, i22, i23, i24
+            self, tick, seen, i01, i02, i03, i04, i05, i06, i07, i08, i09, i10, i11, i12, i13, i14, i15, i16, i17, i18,
+            i19, i20, i21, i22, i23, i24
         );
     }
 
     pub fn note(&mut self, seen: &Noted<'_>) {
         each!(
-            self, note, seen, i01, i02, i03, i04, i05, i06, i07, i08, i09, i10, i11, i12, i13, i14, i15, i16, i17, i19,
-            i20, i21, i22, i23, i24
+            self, note, seen, i01, i02, i03, i04, i05, i06, i07, i08, i09, i10, i11, i12, i13, i14, i15, i16, i17, i18,
+            i19, i20, i21, i22, i23, i24
         );
     }
 
     pub fn moment(&mut self, seen: &Moment<'_>) {
         each!(
             self, moment, seen, i01, i02, i03, i04, i05, i06, i07, i08, i09, i10, i11, i12, i13, i14, i15, i16, i17,
-            i19, i20, i21, i22, i23, i24
+            i18, i19, i20, i21, i22, i23, i24
         );
     }
 

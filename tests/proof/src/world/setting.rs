@@ -33,5 +33,7 @@ pub fn policy(timing: Timing, tickets: &[(&str, TicketPolicy)]) -> Policy {
         timing,
         tickets: tickets.iter().map(|(name, ticket)| (id(name), ticket.clone())).collect(),
         services: BTreeMap::from([(rx(), ServicePolicy::default())]),
+        sites: BTreeMap::new(),
+        pools: BTreeMap::new(),
     }
 }
