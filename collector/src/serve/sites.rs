@@ -252,3 +252,129 @@ fn glance(device: &DeviceView, now: Mono) -> Glance {
         SourceState::AgentLost | SourceState::AgentOffline | SourceState::AgentSilent => Glance::Silent,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use bcp_core::site::Runway;
+    use bcp_core::time::Wall;
+    use bcp_wire::{DeviceMeta, Quality};
+
+    use super::super::view::{PointInfo, PointState};
+    use super::*;
+
+    fn id(text: &str) -> Id {
+        text.parse().unwrap()
+    }
+
+    fn device(name: &str, kind: &str, now: Mono, values: &[(&str, Value)]) -> (Id, Arc<DeviceView>) {
+        let meta = serde_json::json!({ "v": 1, "i": 1, "device": name, "kind": kind, "points": [] });
+        let mut points: Vec<PointState> = values
+            .iter()
+            .map(|(point, value)| PointState {
+                info: Arc::new(PointInfo {
+                    name: point.parse().unwrap(),
+                    unit: String::new(),
+                    interval_ms: 1_000,
+                    source: None,
+                }),
+                value: Some(value.clone()),
+                quality: Quality::Good,
+                sampled: Wall(0),
+                received: now,
+            })
+            .collect();
+        points.sort_by(|one, other| one.info.name.as_str().cmp(other.info.name.as_str()));
+        let view = DeviceView {
+            id: id(name),
+            site: Site::A,
+            agent: id("gw-a"),
+            source: SourceState::Fresh,
+            meta: serde_json::from_value::<DeviceMeta>(meta).ok().map(Arc::new),
+            points,
+            gaps: Vec::new(),
+            received: Some(now),
+        };
+        (id(name), Arc::new(view))
+    }
+
+    fn word(text: &str) -> Value {
+        Value::Text(text.to_owned())
+    }
+
+    fn ups(name: &str, now: Mono, source: &str, volts: f64) -> (Id, Arc<DeviceView>) {
+        let values = [
+            ("output.source", word(source)),
+            ("input.l1.voltage", Value::Num(volts)),
+            ("battery.runtime", Value::Num(240.0)),
+        ];
+        device(name, "ups", now, &values)
+    }
+
+    fn policy() -> Policy {
+        let told =
+            SitePolicy { ups: vec![id("ups-a1"), id("ups-a2")], ups_needed: 1, too_hot: 35, ..SitePolicy::default() };
+        let pool = PoolPolicy {
+            servers: BTreeMap::from([(Site::A, vec![id("app-a1"), id("app-a2")])]),
+            reserve: BTreeMap::from([(Site::A, vec![id("app-a3")])]),
+            min: 2,
+            rise_ms: 0,
+            fall_ms: 2_000,
+            each: 10,
+            load: Some("requests.rate".to_owned()),
+        };
+        Policy {
+            timing: bcp_core::policy::Timing::METRO,
+            tickets: BTreeMap::new(),
+            services: BTreeMap::new(),
+            sites: BTreeMap::from([(Site::A, told)]),
+            pools: BTreeMap::from([(id("app"), pool)]),
+        }
+    }
+
+    fn look(watch: &mut SiteWatch, devices: &[(Id, Arc<DeviceView>)], now: Mono) -> SiteWord {
+        let devices = devices.iter().cloned().collect();
+        watch.look(&policy(), &devices, &[], now).remove(&Site::A).unwrap()
+    }
+
+    #[test]
+    fn batteries_count_after_30_s_that_this_process_has_seen() {
+        let mut watch = SiteWatch::default();
+        let both =
+            |now, source: &str, volts| vec![ups("ups-a1", now, source, volts), ups("ups-a2", now, source, volts)];
+        let at = |watch: &mut SiteWatch, ms: u64, source: &str, volts| {
+            look(watch, &both(Mono(ms), source, volts), Mono(ms)).power.unwrap()
+        };
+        assert_eq!(at(&mut watch, 1_000, "normal", 230.0), Runway::Endless);
+        assert_eq!(at(&mut watch, 2_000, "battery", 0.0), Runway::Unknown);
+        assert_eq!(at(&mut watch, 31_999, "battery", 0.0), Runway::Unknown);
+        assert_eq!(at(&mut watch, 32_000, "battery", 0.0), Runway::Left { ms: 240_000 });
+        let one = [ups("ups-a1", Mono(33_000), "battery", 0.0)];
+        assert_eq!(look(&mut watch, &one, Mono(33_000)).power, Some(Runway::Unknown), "the other one is not heard");
+        assert_eq!(at(&mut watch, 34_000, "normal", 230.0), Runway::Endless);
+        assert_eq!(at(&mut watch, 35_000, "battery", 0.0), Runway::Unknown, "it begins anew");
+        let old = both(Mono(35_000), "battery", 0.0);
+        assert_eq!(look(&mut watch, &old, Mono(99_000)).power, Some(Runway::Unknown), "stale readings");
+    }
+
+    #[test]
+    fn servers_are_counted_with_what_they_carry() {
+        let mut watch = SiteWatch::default();
+        let server = |name: &str, now, state: &str| {
+            device(name, "check", now, &[("check.state", word(state)), ("requests.rate", Value::Num(7.4))])
+        };
+        let now = Mono(1_000);
+        let seen = look(&mut watch, &[server("app-a1", now, "up"), server("app-a2", now, "degraded")], now);
+        let word = seen.pools[&id("app")];
+        assert_eq!(
+            (word.up, word.down, word.unknown, word.load),
+            (2, 1, 0, Some(14)),
+            "the one that stands by is not up"
+        );
+        let now = Mono(3_000);
+        let seen = look(&mut watch, &[server("app-a1", now, "down")], now).pools[&id("app")];
+        assert_eq!((seen.up, seen.load), (2, None), "both still count, and one does not say what it carries");
+        let now = Mono(5_000);
+        let seen = look(&mut watch, &[server("app-a1", now, "down")], now).pools[&id("app")];
+        assert_eq!((seen.up, seen.down, seen.unknown), (0, 2, 1));
+    }
+}

@@ -4,7 +4,7 @@
 //! obeys (a gate that does not is bounded by its lease and by the epoch its actuator checks).
 //!
 //! Invariants: nothing expires unless log time passed; a grant to another site takes effect only after a clean release or
-//! the full wait; `w` never holds; frozen, off and observe change nothing by themselves; every state has an exit.
+//! the full wait; `w` holds only what two people sent there; frozen, off and observe change nothing by themselves; every state has an exit.
 
 mod answer;
 mod change;
