@@ -147,7 +147,7 @@ impl TimingChoice {
 }
 
 /// The numbers of a timing profile that a gate needs, milliseconds.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct GateTiming {
     pub tick_ms: u64,

@@ -36,7 +36,7 @@ const DONE_MAX: usize = 32;
 /// Unconfirmed reports kept; a ticket has one order at a time.
 const REPORTS_MAX: usize = 32;
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 struct Lease {
     epoch: Epoch,
     deadline: BootMs,
@@ -45,7 +45,7 @@ struct Lease {
 }
 
 /// What is being carried out; every state carries what an operator wants to read.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Hash)]
 enum Job {
     Idle,
     Step {
@@ -68,13 +68,13 @@ enum Job {
 }
 
 /// A lease that counts once the warden knows of it, and the order that came with it.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Hash)]
 struct Noting {
     lease: Lease,
     order: Option<StepOrder>,
 }
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Hash)]
 struct Round {
     nonce: u64,
     sent: BootMs,
@@ -83,7 +83,7 @@ struct Round {
 }
 
 /// See the module.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Hash)]
 pub struct Machine {
     terms: Terms,
     record: Record,

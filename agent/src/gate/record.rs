@@ -29,7 +29,7 @@ impl fmt::Display for BootMs {
 }
 
 /// Persisted before anything that follows from it is done.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Record {
     /// Grows with every write, by whomever: gate and warden tell by it that the other one wrote.
     pub writes: u64,
@@ -59,7 +59,7 @@ pub struct Record {
     pub lost: bool,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct LastStep {
     pub key: String,
     pub kind: StepKind,
@@ -67,7 +67,7 @@ pub struct LastStep {
 }
 
 /// A promise to another site's gate not to promote.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Promise {
     /// To whom, as `a/host-a`.
     pub to: String,
@@ -79,7 +79,7 @@ pub struct Promise {
 }
 
 /// What a warden needs of a record; it is in the warden's file too, for a disk may hang.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Brief {
     pub may_run: bool,
     pub closed: bool,

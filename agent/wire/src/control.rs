@@ -19,7 +19,7 @@ use crate::{Epoch, Id, Site};
 pub const MAX_TICKETS_PER_GATE: usize = 512;
 
 /// One request of a gate: renewals, reports and facts of all its tickets.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Hash, Serialize, Deserialize)]
 pub struct GateSync {
     pub site: Site,
     pub gate: Id,
@@ -37,7 +37,7 @@ fn is_zero(number: &u64) -> bool {
 }
 
 /// What a gate says about one ticket.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Hash, Serialize, Deserialize)]
 pub struct TicketSync {
     pub ticket: Id,
     /// Highest epoch this gate has persisted. [`Epoch::NONE`] before the first.
@@ -62,7 +62,7 @@ pub struct TicketSync {
 }
 
 /// Freshness of one copy of the data.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct ServiceFacts {
     /// Identity of the history: changes when a copy starts a history of its own (timeline, GTID set ...).
     pub lineage: String,
@@ -125,7 +125,7 @@ impl StepKind {
 }
 
 /// A step the log wants a gate to carry out now.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct StepOrder {
     /// Idempotency key: the step takes effect once per key, and its report repeats it.
     pub key: String,
@@ -139,7 +139,7 @@ pub struct StepOrder {
     pub params: BTreeMap<String, String>,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct StepReport {
     pub key: String,
     pub epoch: Epoch,
@@ -188,7 +188,7 @@ pub enum SyncOutcome {
 }
 
 /// The agreed state of one ticket, as its gate needs it.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Hash, Serialize, Deserialize)]
 pub struct TicketAnswer {
     pub ticket: Id,
     pub holder: Option<Site>,
@@ -231,7 +231,7 @@ impl Phase {
 }
 
 /// Failsafe: "no collector answers me; promise not to promote above my epoch for the promise length".
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct PromiseAsk {
     pub site: Site,
     pub gate: Id,
@@ -241,7 +241,7 @@ pub struct PromiseAsk {
     pub nonce: u64,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct PromiseAnswer {
     pub site: Site,
     pub gate: Id,
@@ -252,7 +252,7 @@ pub struct PromiseAnswer {
     pub verdict: PromiseVerdict,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(tag = "verdict", rename_all = "snake_case")]
 pub enum PromiseVerdict {
     /// Persisted before it was sent: this gate will not promote for `for_ms` from receipt, across restarts.

@@ -33,7 +33,7 @@ pub struct Policy {
 }
 
 /// Milliseconds. See the table of profiles in ARCHITECTURE.md.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Timing {
     pub tick_ms: u64,
     pub election_min_ms: u64,

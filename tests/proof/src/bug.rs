@@ -96,10 +96,14 @@ pub enum Bug {
     LostRecordIsNew,
     /// A holder that says that it could not stop is waited out.
     UnstoppedWaitedOut,
+    /// A gate does not look whether its warden wrote the record meanwhile.
+    FoundRecordIgnored,
+    /// A gate goes by the deadline file that the last boot left.
+    OldDeadlineRead,
 }
 
 impl Bug {
-    pub const ALL: [Bug; 45] = [
+    pub const ALL: [Bug; 47] = [
         Bug::MarginZero,
         Bug::LeaseFromReceipt,
         Bug::NoWarden,
@@ -145,5 +149,7 @@ impl Bug {
         Bug::UnsavedIsUntold,
         Bug::LostRecordIsNew,
         Bug::UnstoppedWaitedOut,
+        Bug::FoundRecordIgnored,
+        Bug::OldDeadlineRead,
     ];
 }

@@ -422,6 +422,23 @@ fn a_promising_gate_restarts(world: &mut World) {
     world.run(60_000);
 }
 
+/// The warden stops the service and writes that down; the gate, which only was late, goes on.
+fn late_and_woken(world: &mut World) {
+    far_apart(world);
+    world.pause_agents(A, true);
+    world.run_until(30_000, |world| world.hosts[gate(world, A)].posts[&rx()].disk.closed);
+    world.run(1_000);
+    world.pause_agents(A, false);
+    world.run(40_000);
+}
+
+fn rebooted(world: &mut World) {
+    world.power_off(A);
+    world.run(3_000);
+    world.power_on(A);
+    world.run(40_000);
+}
+
 fn lost(world: &mut World) {
     world.power_off(A);
     world.run(60_000);
@@ -469,6 +486,8 @@ const fn story(bug: Bug) -> Story {
         Bug::UnsavedIsRenewed | Bug::UnsavedIsUntold => ("moved to a full disk", usual, moved_to_a_full_disk),
         Bug::LostRecordIsNew => ("a promising gate loses its record", usual, a_promising_gate_loses_its_record),
         Bug::UnstoppedWaitedOut => ("moved from what cannot be stopped", usual, moved_from_what_cannot_be_stopped),
+        Bug::FoundRecordIgnored => ("late, stopped by its warden, and woken", usual, late_and_woken),
+        Bug::OldDeadlineRead => ("rebooted", usual, rebooted),
         Bug::ObserveActs => ("lost, in mode observe", observed, lost),
         Bug::LossLeavesStep => ("cut off while promoting", usual, cut_off_while_promoting),
         Bug::PromiseOfOneMissing => ("no collectors", pairs, no_collectors),

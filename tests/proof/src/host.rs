@@ -24,7 +24,7 @@ use crate::dice::Dice;
 const STEP_MS: u64 = 200;
 
 /// What a gate and its warden keep their records on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Disk {
     Fine,
     /// Takes nothing.
@@ -36,7 +36,7 @@ pub enum Disk {
 }
 
 /// What a gate was about to do when its disk hung.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Hash)]
 struct Stuck {
     actions: Vec<Action>,
     nonce: Option<u64>,
@@ -44,13 +44,13 @@ struct Stuck {
 }
 
 /// A program that carries out a step. It outlives its gate's process.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Hash)]
 pub struct Running {
     pub order: StepOrder,
     pub ends: u64,
 }
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Hash)]
 struct Request {
     nonce: u64,
     sent: BootMs,
@@ -62,7 +62,7 @@ struct Request {
 }
 
 /// The data of the service at this site.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Hash, Default)]
 pub struct Copy {
     pub position: u64,
     pub in_sync: bool,
@@ -77,6 +77,13 @@ pub struct Wishes {
     pub asks: Vec<(Id, Epoch, u64)>,
     pub promises: Vec<PromiseAnswer>,
     pub notes: Vec<Note>,
+}
+
+impl Wishes {
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.asks.is_empty() && self.promises.is_empty() && self.notes.is_empty()
+    }
 }
 
 /// What the world lends to its parts.
@@ -152,7 +159,7 @@ pub enum Note {
 }
 
 /// One ticket's gate.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Hash)]
 pub struct Post {
     pub machine: Option<Machine>,
     pub disk: Record,
@@ -162,6 +169,8 @@ pub struct Post {
     pub gone: bool,
     /// What the warden reads of a lease, in memory.
     pub file: Option<FoundDeadline>,
+    /// The same as the last boot left it; nobody may go by it.
+    left_behind: Option<FoundDeadline>,
     /// What is there of the record; `None` before the first lease of a boot.
     brief: Option<Brief>,
     /// The warden's word to the gate.
@@ -192,7 +201,7 @@ pub struct Post {
     pub force: BTreeMap<StepKind, StepOutcome>,
 }
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Hash)]
 pub struct Host {
     pub site: Site,
     pub gate: Id,
@@ -203,6 +212,10 @@ pub struct Host {
     pub powered: bool,
     /// Agent process stopped (SIGSTOP): its warden and its programs go on.
     pub paused: bool,
+    /// The whole machine stands still, since then.
+    frozen: Option<u64>,
+    /// When it went on.
+    thawed: u64,
     pub disk: Disk,
     /// The directory in memory takes nothing.
     pub runtime_full: bool,
@@ -248,6 +261,8 @@ impl Host {
             rate: 1_000,
             powered: true,
             paused: false,
+            frozen: None,
+            thawed: 0,
             disk: Disk::Fine,
             runtime_full: false,
             slow_stops: false,
@@ -274,6 +289,7 @@ impl Host {
                 version: 0,
                 gone: false,
                 file: None,
+                left_behind: None,
                 brief: None,
                 mark: false,
                 stuck: None,
@@ -352,7 +368,7 @@ impl Host {
     pub fn runs(&self, ticket: &Id, now: u64) -> bool {
         let Some(post) = self.posts.get(ticket) else { return false };
         let over = |ends: Option<u64>| ends.is_some_and(|at| at <= now);
-        post.running.is_some() && !over(post.stop) && !over(post.warden)
+        self.frozen.is_none() && post.running.is_some() && !over(post.stop) && !over(post.warden)
     }
 
     // Faults.
@@ -370,6 +386,55 @@ impl Host {
     #[must_use]
     pub fn hangs(&self) -> bool {
         self.posts.values().any(|post| post.stuck.is_some())
+    }
+
+    #[must_use]
+    pub const fn is_frozen(&self) -> bool {
+        self.frozen.is_some()
+    }
+
+    /// Everything of the machine stops where it is: gate, warden, programs, service.
+    pub fn freeze(&mut self, now: u64) {
+        (self.frozen, self.paused) = (Some(now), true);
+    }
+
+    /// It goes on, and what it counts by has stood still meanwhile, or has not.
+    pub fn thaw(&mut self, now: u64, clock_stood: bool) {
+        let Some(since) = self.frozen.take() else { return };
+        (self.paused, self.thawed) = (false, now);
+        if !clock_stood {
+            return;
+        }
+        self.since = (now, self.clock(since).0);
+        for post in self.posts.values_mut() {
+            let ends = post.step.as_mut().map(|step| &mut step.ends).into_iter();
+            for at in ends.chain(&mut post.stop).chain(&mut post.warden) {
+                *at += now - since;
+            }
+        }
+    }
+
+    /// A machine that stood still cannot stop anything before it goes on.
+    #[must_use]
+    pub const fn stop_begins_by(&self) -> u64 {
+        self.thawed + self.timing.stop_max_ms
+    }
+
+    /// What ran is gone, and nobody was told.
+    pub fn service_dies(&mut self) {
+        for post in self.posts.values_mut() {
+            post.running = None;
+        }
+    }
+
+    /// Promotions and stops fail from here on, or end well again.
+    pub fn steps_fail(&mut self, fail: bool) {
+        for post in self.posts.values_mut() {
+            post.force.clear();
+            if fail {
+                post.force.extend([StepKind::Promote, StepKind::Stop].map(|kind| (kind, StepOutcome::Failed)));
+            }
+        }
     }
 
     /// A record's file is deleted.
@@ -411,6 +476,9 @@ impl Host {
             if play.bug == Some(Bug::RestartLengthensLease) {
                 found = found.map(|file| FoundDeadline { deadline: clock.plus(ttl), ..file });
             }
+            if play.bug == Some(Bug::OldDeadlineRead) {
+                found = found.or(post.left_behind);
+            }
             let machine = Machine::new(terms, record, found, clock);
             let (found, taken) = (post.file.map(|file| file.deadline), machine.figures().deadline);
             play.wishes.notes.push(Note::Started { ticket: id, found, taken });
@@ -425,7 +493,9 @@ impl Host {
     pub fn power_off(&mut self) {
         self.kill_agent();
         self.powered = false;
+        self.frozen = None;
         for post in self.posts.values_mut() {
+            post.left_behind = post.file;
             (post.running, post.file, post.step, post.stop, post.warden) = (None, None, None, None, None);
             (post.noticed, post.brief, post.mark) = (None, None, false);
             (post.puts_down, post.stopped, post.unlocked) = (false, None, false);

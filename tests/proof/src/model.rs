@@ -4,17 +4,21 @@
 //! are faults left. Stops take as long as they may, clocks drift as far as they may. The timing is a small one with the
 //! least margin that a policy may have. States are told apart by a hash of everything that later behaviour depends on.
 
-use std::fmt::{self, Write};
+use std::fmt;
 use std::hash::{Hash, Hasher};
+use std::time::{Duration, Instant};
 
 use bcp_core::failover::decide::Cause;
 use bcp_core::failover::{Guard, TicketCommand};
 use bcp_core::policy::Timing;
-use bcp_wire::{Id, Site};
-use stateright::{Model, Property};
+use bcp_wire::Site;
+use stateright::{Checker, Model, Property};
 
 use crate::bug::Bug;
-use crate::world::{World, passive, policy, rx};
+use crate::digest::Digest;
+use crate::host::{Disk, Host};
+use crate::invariants::Breach;
+use crate::world::{World, at, passive, policy, rx};
 
 /// The smallest timing in whole steps that the load check lets through: 4,581 ms must be below 4,600 ms.
 pub const TIMING: Timing = Timing {
@@ -78,6 +82,14 @@ pub enum Act {
     Resume(Site),
     StopDecider(Site),
     StartDecider(Site),
+    FreezeDecider(Site),
+    ThawDecider(Site),
+    /// What the gate and the warden of a site keep their records on.
+    Disk(Site, Disk),
+    LoseRecord(Site),
+    ServiceDies(Site),
+    /// Its promotions and stops fail from here on, or end well again.
+    StepsFail(Site, bool),
     ChangeLeader,
     StallLeader,
     HoldRequest(Site),
@@ -87,25 +99,16 @@ pub enum Act {
     Move(Site),
     Abort,
     Freeze,
+    Unfreeze,
     /// Two operators, one after the other.
     Force(Site),
 }
 
-/// Feeds the text of a value to a hasher: states hold types that know no hash of their own.
-struct Into<'a, H>(&'a mut H);
-
-impl<H: Hasher> Write for Into<'_, H> {
-    fn write_str(&mut self, text: &str) -> fmt::Result {
-        self.0.write(text.as_bytes());
-        Ok(())
-    }
-}
-
 fn digest(world: &World, faults: u8, steps: u16) -> u64 {
-    let mut hasher = std::hash::DefaultHasher::new();
-    (faults, steps).hash(&mut hasher);
-    world.digest(&mut Into(&mut hasher));
-    hasher.finish()
+    let mut digest = Digest::default();
+    (faults, steps).hash(&mut digest);
+    world.digest(&mut digest);
+    digest.finish()
 }
 
 fn gate_of(world: &World, site: Site) -> Option<usize> {
@@ -132,6 +135,22 @@ impl Failover {
         world
     }
 
+    fn disk_and_service(world: &World, host: &Host, acts: &mut Vec<Act>) {
+        let site = host.site;
+        match host.disk {
+            Disk::Fine => acts.extend([Disk::Full, Disk::Hung, Disk::Unreadable].map(|disk| Act::Disk(site, disk))),
+            Disk::Full | Disk::Hung | Disk::Unreadable => acts.push(Act::Disk(site, Disk::Fine)),
+        }
+        let Some(post) = host.posts.get(&rx()) else { return };
+        if !post.gone {
+            acts.push(Act::LoseRecord(site));
+        }
+        if host.runs(&rx(), world.now()) {
+            acts.push(Act::ServiceDies(site));
+        }
+        acts.push(Act::StepsFail(site, post.force.is_empty()));
+    }
+
     fn faults(world: &World, acts: &mut Vec<Act>) {
         let any_cut = world.cut.iter().flatten().any(|cut| *cut);
         for site in Site::ALL {
@@ -139,11 +158,12 @@ impl Failover {
                 acts.push(Act::Isolate(site));
                 acts.extend(site.others().iter().map(|other| Act::CutOneWay(site, *other)));
             }
-            acts.push(if world.deciders[crate::world::at(site)].up {
-                Act::StopDecider(site)
-            } else {
-                Act::StartDecider(site)
-            });
+            let decider = &world.deciders[at(site)];
+            match (decider.up, decider.frozen) {
+                (false, _) => acts.push(Act::StartDecider(site)),
+                (true, false) => acts.extend([Act::StopDecider(site), Act::FreezeDecider(site)]),
+                (true, true) => acts.extend([Act::StopDecider(site), Act::ThawDecider(site)]),
+            }
         }
         if any_cut {
             acts.push(Act::Heal);
@@ -155,6 +175,7 @@ impl Failover {
                 continue;
             }
             acts.push(Act::PowerOff(site));
+            Failover::disk_and_service(world, host, acts);
             if !host.agent_runs() {
                 acts.push(Act::StartAgent(site));
                 continue;
@@ -162,14 +183,9 @@ impl Failover {
             acts.extend([Act::KillAgent(site), Act::HoldRequest(site), Act::HoldAnswer(site)]);
             acts.push(if host.paused { Act::Resume(site) } else { Act::Pause(site) });
         }
-        acts.extend([
-            Act::ChangeLeader,
-            Act::StallLeader,
-            Act::Move(Site::B),
-            Act::Move(Site::A),
-            Act::Abort,
-            Act::Freeze,
-        ]);
+        acts.extend([Act::ChangeLeader, Act::StallLeader, Act::Move(Site::B), Act::Move(Site::A), Act::Abort]);
+        let frozen = world.ticket().is_some_and(|ticket| ticket.frozen.is_some());
+        acts.push(if frozen { Act::Unfreeze } else { Act::Freeze });
         // Refused where nothing has to be forced: that is no other state than an order that does nothing.
         if world.in_sync() != Some(true) {
             acts.extend([Act::Force(Site::B), Act::Force(Site::A)]);
@@ -195,6 +211,12 @@ fn happen(world: &mut World, act: Act) {
         Act::Resume(site) => world.pause_agents(site, false),
         Act::StopDecider(site) => world.stop_decider(site),
         Act::StartDecider(site) => world.start_decider(site),
+        Act::FreezeDecider(site) => world.freeze_decider(site),
+        Act::ThawDecider(site) => world.thaw_decider(site),
+        Act::Disk(site, disk) => world.each_host(site, |host, _| host.disk = disk),
+        Act::LoseRecord(site) => world.each_host(site, |host, _| host.lose_record(&rx())),
+        Act::ServiceDies(site) => world.each_host(site, |host, _| host.service_dies()),
+        Act::StepsFail(site, fail) => world.each_host(site, |host, _| host.steps_fail(fail)),
         Act::ChangeLeader => world.change_leader(),
         Act::StallLeader => world.stalled_until = world.now() + 2_000,
         Act::HoldRequest(site) => world.hold_back(gate_of(world, site).unwrap_or(0), false),
@@ -209,6 +231,9 @@ fn happen(world: &mut World, act: Act) {
         }
         Act::Freeze => {
             world.command("rx", TicketCommand::Freeze { reason: reason(), for_ms: 3_000, expect: None });
+        }
+        Act::Unfreeze => {
+            world.command("rx", TicketCommand::Unfreeze { reason: reason(), expect: None });
         }
         Act::Force(to) => {
             for operator in ["op-1", "op-2"] {
@@ -285,6 +310,7 @@ impl Model for Failover {
         }));
         all.push(Property::sometimes("the failsafe keeps a service", |_, state: &State| state.world.failsafe_used));
         all.push(Property::sometimes("the loss action stops a service", |_, state: &State| state.world.stops > 0));
+        all.push(Property::sometimes("a gate rejects an order", |_, state: &State| state.world.rejected));
         all.push(Property::sometimes("two people force a stale side", |_, state: &State| {
             let forced = state.world.ticket().is_some_and(|ticket| {
                 let now = ticket.moving.iter().map(|moving| &moving.cause);
@@ -305,8 +331,53 @@ fn always(name: &'static str, condition: fn(&Failover, &State) -> bool) -> Prope
     Property::always(name, condition)
 }
 
-/// Tickets of the model, for reports.
+/// What a search came to.
+#[derive(Debug)]
+pub struct Explored {
+    pub bounds: Bounds,
+    pub unique: usize,
+    pub all: usize,
+    pub depth: usize,
+    pub took: Duration,
+    /// Names of what happened sometimes.
+    pub seen: Vec<&'static str>,
+    /// An invariant, what is wrong, and the way there.
+    pub broken: Vec<(&'static str, Vec<Breach>, Vec<Act>)>,
+}
+
+impl fmt::Display for Explored {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Explored { bounds: Bounds { faults, steps }, unique, all, depth, .. } = self;
+        let (seconds, violations) = (self.took.as_secs_f64(), self.broken.len());
+        writeln!(
+            f,
+            "model: {faults} faults in {steps} steps: {unique} unique states of {all}, depth {depth}, {seconds:.1} s, \
+             {violations} violations"
+        )?;
+        write!(f, "  seen: {}", self.seen.join("; "))?;
+        for (name, breaches, way) in &self.broken {
+            write!(f, "\n{name}: {breaches:#?}\nby {way:?}")?;
+        }
+        Ok(())
+    }
+}
+
+/// Searches all of it, on all processors.
 #[must_use]
-pub fn ticket() -> Id {
-    rx()
+pub fn explore(model: Failover) -> Explored {
+    let (began, bounds) = (Instant::now(), model.bounds);
+    let threads = std::thread::available_parallelism().map_or(1, |n| n.get());
+    let checker = model.checker().threads(threads).spawn_dfs().join();
+    let (mut seen, mut broken) = (Vec::new(), Vec::new());
+    for (name, path) in checker.discoveries() {
+        if name.starts_with('I') {
+            let breaches = path.last_state().world.invariants.breaches.clone();
+            broken.push((name, breaches, path.into_actions()));
+        } else {
+            seen.push(name);
+        }
+    }
+    seen.sort_unstable();
+    let (unique, all, depth) = (checker.unique_state_count(), checker.state_count(), checker.max_depth());
+    Explored { bounds, unique, all, depth, took: began.elapsed(), seen, broken }
 }

@@ -3,6 +3,9 @@
 //! The same seed gives the same run, byte for byte: there is one source of chance, and no map without an order.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
 
 use bcp_core::failover::{Guard, TicketCommand};
 use bcp_core::policy::{Mode, Policy, Rpo, TicketPolicy, Timing};
@@ -13,6 +16,7 @@ use crate::bug::Bug;
 use crate::dice::Dice;
 use crate::host::Disk;
 use crate::invariants::{Breach, i15};
+use crate::totals::Figures;
 use crate::world::{Journal, World, at, id, passive, policy, rx, two_gates};
 
 /// Length of a step of a simulation.
@@ -26,6 +30,10 @@ pub struct Outcome {
     pub seed: u64,
     pub simulated_ms: u64,
     pub faults: u64,
+    /// The same by their kinds.
+    pub by_kind: BTreeMap<&'static str, u64>,
+    /// How often the service went to another site.
+    pub moves: u64,
     pub seen: BTreeMap<&'static str, u64>,
     pub lines: Vec<String>,
     pub breach: Option<Breach>,
@@ -203,11 +211,7 @@ fn trouble(world: &mut World, dice: &mut Dice, (site, serving): (Site, Site), re
             told
         }
         11 => {
-            world.each_host(serving, |host, _| {
-                for post in host.posts.values_mut() {
-                    post.running = None;
-                }
-            });
+            world.each_host(serving, |host, _| host.service_dies());
             format!("the service dies at {serving}")
         }
         12 => {
@@ -276,11 +280,12 @@ pub fn run(seed: u64, faults: u64, bug: Option<Bug>) -> Outcome {
     world.policy = believed.clone();
     world.run(1_000);
     world.believed = believed;
-    let mut struck = 0;
+    let (mut struck, mut by_kind) = (0, BTreeMap::new());
     while struck < faults && world.invariants.breaches.is_empty() {
         let told = strike(&mut world, &mut dice);
         world.say(&told);
         struck += 1;
+        *by_kind.entry(kind(&told)).or_default() += 1;
         // Faults come alone or in bursts.
         let pause = if dice.percent(30) { dice.below(1_000) } else { dice.below(BETWEEN_MS) };
         world.run(pause);
@@ -297,6 +302,8 @@ pub fn run(seed: u64, faults: u64, bug: Option<Bug>) -> Outcome {
         seed,
         simulated_ms: world.now(),
         faults: struck,
+        by_kind,
+        moves: world.moves,
         seen: std::mem::take(&mut world.seen),
         breach: world.invariants.breaches.first().cloned(),
         lines: world.journal.take().map(|journal| journal.lines).unwrap_or_default(),
@@ -346,17 +353,70 @@ fn recovers(world: &mut World, auto: bool) -> Option<String> {
     Some(format!("L1: nobody serves: {:#?}", world.ticket()))
 }
 
-/// Runs seeds one after the other, as many as there are or until the first fault.
+/// Kinds of what can be struck, and how their names in the log begin.
+const KINDS: [(&str, &[&str]); 12] = [
+    ("links cut", &["cut ", "isolate "]),
+    ("links healed", &["heal"]),
+    ("power", &["power "]),
+    ("agents killed or started", &["kill agents", "start agents", "restart agents"]),
+    ("agents paused or resumed", &["pause agents", "resume agents"]),
+    ("decide or serve stopped or started", &["stop decide", "start decide", "serve "]),
+    ("decide frozen or thawed", &["freeze decide", "thaw decide"]),
+    ("leaders deposed or stalled", &["depose", "stall"]),
+    ("loss, delay, repetition", &["lose ", "repeat ", "delay ", "hold back", "a held message"]),
+    ("clocks", &["runs at", "the wall clock"]),
+    ("disks, programs, services", &["disk of", "stops are", "the service dies", " ends as it should"]),
+    ("orders", &["command of", "nothing to confirm"]),
+];
+
+fn kind(told: &str) -> &'static str {
+    let of = |names: &[&str]| names.iter().any(|name| told.starts_with(name) || told.contains(name));
+    KINDS.iter().find(|(_, names)| of(names)).map_or("other", |(kind, _)| kind)
+}
+
+/// Plays seeds on all processors, until one of them fails. In the order of the seeds.
 #[must_use]
-pub fn sweep(seeds: std::ops::Range<u64>, faults: u64, bug: Option<Bug>) -> (Vec<Outcome>, Option<Outcome>) {
-    let mut fine = Vec::new();
-    for seed in seeds {
-        let mut outcome = run(seed, faults, bug);
-        if outcome.breach.is_some() || outcome.stands_still.is_some() {
-            return (fine, Some(outcome));
+pub fn sweep(seeds: &Range<u64>, faults: u64) -> (Vec<Outcome>, Option<Outcome>) {
+    let (next, failed) = (AtomicU64::new(seeds.start), Mutex::new(None));
+    let fine = Mutex::new(Vec::new());
+    std::thread::scope(|scope| {
+        for _ in 0..std::thread::available_parallelism().map_or(1, |n| n.get()) {
+            scope.spawn(|| {
+                loop {
+                    let seed = next.fetch_add(1, Ordering::Relaxed);
+                    if seed >= seeds.end {
+                        return;
+                    }
+                    let mut outcome = run(seed, faults, None);
+                    if outcome.breach.is_some() || outcome.stands_still.is_some() {
+                        next.store(seeds.end, Ordering::Relaxed);
+                        *failed.lock().unwrap_or_else(PoisonError::into_inner) = Some(outcome);
+                        return;
+                    }
+                    outcome.lines.clear();
+                    fine.lock().unwrap_or_else(PoisonError::into_inner).push(outcome);
+                }
+            });
         }
-        outcome.lines.clear();
-        fine.push(outcome);
+    });
+    let mut fine: Vec<Outcome> = fine.into_inner().unwrap_or_else(PoisonError::into_inner);
+    fine.sort_by_key(|outcome| outcome.seed);
+    (fine, failed.into_inner().unwrap_or_else(PoisonError::into_inner))
+}
+
+/// What a sweep came to, and how often each kind of fault and each thing worth seeing happened.
+#[must_use]
+pub fn summary(outcomes: &[Outcome]) -> (Figures, BTreeMap<&'static str, u64>, BTreeMap<&'static str, u64>) {
+    let mut figures = Figures::default();
+    let (mut kinds, mut seen) = (BTreeMap::new(), BTreeMap::new());
+    for outcome in outcomes {
+        let Outcome { simulated_ms, faults, moves, .. } = *outcome;
+        figures += Figures { seeds: 1, simulated_ms, faults, moves };
+        for (from, to) in [(&outcome.by_kind, &mut kinds), (&outcome.seen, &mut seen)] {
+            for (what, count) in from {
+                *to.entry(*what).or_default() += count;
+            }
+        }
     }
-    (fine, None)
+    (figures, kinds, seen)
 }

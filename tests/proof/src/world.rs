@@ -11,22 +11,24 @@ mod watch;
 mod wires;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::hash::{Hash, Hasher};
 
 use bcp_core::failover::Ticket;
 use bcp_core::ledger::LedgerEntry;
 use bcp_core::policy::Policy;
 use bcp_core::replica::{CommandResult, Item, Replica, Tick};
-use bcp_wire::{Id, Site};
+use bcp_wire::{Epoch, Id, Site};
 
 use crate::bug::Bug;
 use crate::dice::Dice;
+use crate::digest;
 use crate::host::{Host, Play, Wishes};
 use crate::invariants::{Invariants, Moment};
 pub use setting::{at, id, passive, policy, rx, two_gates};
 pub use wires::Message;
 
 /// One decide process, and the serve beside it.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Hash)]
 pub struct Decider {
     pub up: bool,
     /// Frozen (SIGSTOP): says and hears nothing; knows afterwards that it was.
@@ -78,6 +80,13 @@ pub struct World {
     pub stops: u64,
     pub seen: BTreeMap<&'static str, u64>,
     pub failsafe_used: bool,
+    /// A gate refused what it was told to do.
+    pub rejected: bool,
+    /// Grants of `rx` that took effect at another site than the one before.
+    pub moves: u64,
+    served_at: Option<Site>,
+    /// Actuators outside of all machines that compare epochs: what each ticket's knows. Absent: there are none.
+    pub outside: Option<BTreeMap<Id, Epoch>>,
     queue: Vec<(u64, Message)>,
     inbox: Vec<(u64, Item)>,
     term: u64,
@@ -121,6 +130,10 @@ impl Clone for World {
             stops: self.stops,
             seen: BTreeMap::new(),
             failsafe_used: self.failsafe_used,
+            rejected: self.rejected,
+            moves: self.moves,
+            served_at: self.served_at,
+            outside: self.outside.clone(),
             queue: self.queue.clone(),
             inbox: self.inbox.clone(),
             term: self.term,
@@ -186,6 +199,10 @@ impl World {
             stops: 0,
             seen: BTreeMap::new(),
             failsafe_used: false,
+            rejected: false,
+            moves: 0,
+            served_at: None,
+            outside: None,
             queue: Vec::new(),
             inbox: Vec::new(),
             term: 0,
@@ -308,6 +325,7 @@ impl World {
             hosts: &self.hosts,
             replica: &self.replica,
             acknowledged: &self.acknowledged,
+            outside: self.outside.as_ref(),
         };
         self.invariants.moment(&seen);
     }
@@ -316,32 +334,25 @@ impl World {
 
     /// Histories that are shown and decide nothing would make every way to a state another state.
     pub fn forget_what_is_only_told(&mut self) {
-        self.replica.ledger = bcp_core::ledger::Head::default();
         self.invariants.forget_chain();
-        (self.replica.alarms, self.replica.services) = Default::default();
         self.replica.results.clear();
-        (self.replica.changed_at, self.replica.publication) = Default::default();
         for ticket in self.replica.failover.tickets.values_mut() {
             (ticket.last_entry, ticket.noted_at) = (None, bcp_core::time::LogTime::default());
         }
     }
 
-    /// Everything that later behaviour depends on, as text.
-    ///
-    /// # Panics
-    /// Never: a hasher takes every text.
-    pub fn digest(&self, out: &mut impl std::fmt::Write) {
+    /// Everything that later behaviour depends on. Counters that only make names are left out, and what is empty between two
+    /// moments.
+    pub fn digest<H: Hasher>(&self, state: &mut H) {
+        debug_assert!(self.play.wishes.is_empty(), "what a gate wants is seen to at once");
         let agreed = &self.replica;
-        let parts = write!(
-            out,
-            "{:?}{:?}{:?}{:?}",
-            agreed.failover.tickets, agreed.failover.board, agreed.term, agreed.log_time
-        )
-        .and_then(|()| write!(out, "{:?}{:?}{:?}", self.hosts, self.deciders, self.invariants))
-        .and_then(|()| write!(out, "{:?}{:?}{:?}{:?}", self.cut, self.leader, self.hold, self.held))
-        .and_then(|()| write!(out, "{:?}{:?}{:?}", self.queue, self.inbox, self.acknowledged))
-        .and_then(|()| write!(out, "{:?}{:?}{:?}", self.last_tick, self.no_leader_since, self.stalled_until))
-        .and_then(|()| write!(out, "{:?}{:?}{}", self.play.now, self.play.wishes, self.stops > 0));
-        debug_assert!(parts.is_ok(), "a hasher takes every text");
+        digest::feed(state, &agreed.failover.tickets);
+        digest::feed(state, &agreed.failover.board);
+        (agreed.term, agreed.log_time).hash(state);
+        (&self.hosts, &self.deciders, &self.invariants).hash(state);
+        (&self.cut, self.leader, &self.hold, &self.held, &self.queue).hash(state);
+        digest::feed(state, &self.inbox);
+        (&self.acknowledged, self.last_tick, self.no_leader_since, self.stalled_until).hash(state);
+        (self.play.now, self.stops > 0).hash(state);
     }
 }

@@ -1,71 +1,45 @@
 //! Seeded simulation: the same seed is the same run; no invariant breaks; the interesting things do happen.
 
-use std::collections::BTreeMap;
-use std::ops::Range;
 use std::time::Instant;
 
-use bcp_proof::sim;
+use bcp_proof::{seeds, sim, totals};
 
 /// Faults per run.
 const FAULTS: u64 = 24;
 
-/// `BCP_SEEDS=FROM..TO`, or a few.
-fn seeds(usual: Range<u64>) -> Range<u64> {
-    let Ok(text) = std::env::var("BCP_SEEDS") else { return usual };
-    let ends: Vec<u64> = text.split("..").filter_map(|end| end.parse().ok()).collect();
-    match ends.as_slice() {
-        [from, to] if from < to => *from..*to,
-        _ => panic!("BCP_SEEDS is FROM..TO, not {text}"),
-    }
-}
-
+/// `BCP_SEEDS=FROM..TO`, or a few; with `BCP_TOTALS=FILE` they are added to what earlier runs came to.
 #[test]
 fn no_invariant_breaks_and_somebody_serves_in_the_end() {
-    let (began, range) = (Instant::now(), seeds(1..401));
-    let threads = std::thread::available_parallelism().map_or(1, |n| n.get() as u64);
-    let workers: Vec<_> = (0..threads)
-        .map(|worker| {
-            let range = range.clone();
-            std::thread::spawn(move || {
-                let mut fine = Vec::new();
-                for seed in range.filter(|seed| seed % threads == worker) {
-                    let (mut ran, failed) = sim::sweep(seed..seed + 1, FAULTS, None);
-                    if let Some(outcome) = failed {
-                        panic!(
-                            "seed {seed}: {:?} {:?}\n{}",
-                            outcome.breach,
-                            outcome.stands_still,
-                            outcome.lines.join("\n")
-                        );
-                    }
-                    fine.append(&mut ran);
-                }
-                fine
-            })
-        })
-        .collect();
-    let outcomes: Vec<_> = workers.into_iter().flat_map(|worker| worker.join().expect("a seed failed")).collect();
-    let mut seen: BTreeMap<&str, u64> = BTreeMap::new();
-    for (what, count) in outcomes.iter().flat_map(|outcome| &outcome.seen) {
-        *seen.entry(what).or_default() += count;
+    let (began, range) = (Instant::now(), seeds::from_env("BCP_SEEDS", 1..401));
+    let (fine, failed) = sim::sweep(&range, FAULTS);
+    if let Some(outcome) = failed {
+        let (seed, breach, still) = (outcome.seed, outcome.breach, outcome.stands_still);
+        panic!("seed {seed}: {breach:?} {still:?}\n{}", outcome.lines.join("\n"));
     }
-    let hours = outcomes.iter().map(|outcome| outcome.simulated_ms).sum::<u64>() / 3_600_000;
-    let faults: u64 = outcomes.iter().map(|outcome| outcome.faults).sum();
-    println!(
-        "simulation: {} seeds, {hours} simulated hours, {faults} faults, 0 violations, {:.1} s; {seen:?}",
-        outcomes.len(),
-        began.elapsed().as_secs_f64()
-    );
+    let (figures, kinds, seen) = sim::summary(&fine);
+    println!("simulation: seeds {range:?}: {figures}, {:.1} s", began.elapsed().as_secs_f64());
+    println!("  faults: {kinds:?}");
+    println!("  seen: {seen:?}");
+    assert!(!kinds.contains_key("other"), "a kind of fault has no name");
     for what in [
         "takeover",
         "refused as stale",
+        "gate rejected",
         "clean release",
         "covered by time",
         "failsafe used",
         "leader changed",
         "service stopped",
+        "forced",
+        "answered before it stopped",
+        "stopped before it was answered",
     ] {
         assert!(seen.get(what).is_some_and(|count| *count > 0), "`{what}` never happened: {seen:?}");
+    }
+    if let Ok(file) = std::env::var("BCP_TOTALS") {
+        let (added, sum) = totals::add(file.as_ref(), &range, figures).expect("the file of totals");
+        let note = if added.is_some() { "" } else { " (some of these seeds were counted before: not added)" };
+        println!("  all runs so far: {sum}{note}");
     }
 }
 

@@ -13,7 +13,7 @@ use crate::gate::record::{BootMs, Record};
 const LOST_SHOWN_MS: u64 = 5_000;
 
 /// What is wrong around the machine, each for as long as it is.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Hash, Default)]
 pub(super) struct Faults {
     /// Of the disk.
     store: Option<String>,

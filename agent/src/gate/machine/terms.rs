@@ -12,7 +12,7 @@ use crate::gate::record::{BootMs, Record};
 pub type Peer = (Site, Id);
 
 /// What does not change while the gate runs.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Hash)]
 pub struct Terms {
     pub site: Site,
     pub gate: Id,
@@ -25,13 +25,13 @@ pub struct Terms {
 }
 
 /// What the deadline file of this boot said at the start.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct FoundDeadline {
     pub epoch: Epoch,
     pub deadline: BootMs,
 }
 
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Hash)]
 pub enum Event {
     /// Time passed. `dice` is random, for the nonce of a failsafe round.
     Ticked {
@@ -81,7 +81,7 @@ pub enum Event {
     },
 }
 
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Hash)]
 pub enum Action {
     /// To be on disk before the next action is begun.
     Persist(Box<Record>),

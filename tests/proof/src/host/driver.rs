@@ -14,7 +14,7 @@ use crate::bug::Bug;
 impl Host {
     /// Programs end, the warden looks, the machine hears that time passed.
     pub fn advance(&mut self, play: &mut Play) {
-        if !self.powered {
+        if !self.powered || self.is_frozen() {
             return;
         }
         let tickets: Vec<Id> = self.posts.keys().cloned().collect();
@@ -100,7 +100,11 @@ impl Host {
             // What a gate could not write was said already.
             if post.gone && machine.stored().writes != u64::MAX {
                 events.push_front((Event::RecordLost { reason: "gone".to_owned() }, None));
-            } else if !post.gone && post.version != post.disk.writes && *machine.stored() != post.disk {
+            } else if !post.gone
+                && post.version != post.disk.writes
+                && *machine.stored() != post.disk
+                && play.bug != Some(Bug::FoundRecordIgnored)
+            {
                 events.push_front((Event::RecordFound(Box::new(post.disk.clone())), None));
             }
             post.version = post.disk.writes;

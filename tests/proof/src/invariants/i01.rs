@@ -1,4 +1,5 @@
-//! I1: at most one site runs the service of an active-passive ticket, while clocks drift by no more than rho.
+//! I1: at most one site runs the service of an active-passive ticket, while clocks drift by no more than rho. Where an actuator
+//! outside of the machines compares epochs, what it refuses does not count: a machine's own clocks may have stood still.
 
 use std::collections::BTreeSet;
 
@@ -6,7 +7,7 @@ use bcp_core::policy::TicketKind;
 
 use super::{Invariant, Moment, Verdict};
 
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Hash, Default)]
 pub struct OneActiveSide;
 
 impl Invariant for OneActiveSide {
@@ -16,7 +17,7 @@ impl Invariant for OneActiveSide {
         let passive = seen.policy.tickets.iter().filter(|(_, rule)| rule.kind == TicketKind::ActivePassive);
         for (id, _) in passive {
             let active: BTreeSet<_> =
-                seen.hosts.iter().filter(|host| host.runs(id, seen.now)).map(|host| host.site).collect();
+                seen.hosts.iter().filter(|host| seen.in_effect(host, id)).map(|host| host.site).collect();
             if active.len() > 1 {
                 return Err(format!("{id} runs at {active:?}"));
             }

@@ -7,7 +7,7 @@ use bcp_wire::{Epoch, Id};
 
 use super::{Applied, Invariant, Verdict};
 
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Hash, Default)]
 pub struct EpochsGrow {
     highest: BTreeMap<Id, Epoch>,
 }

@@ -8,7 +8,7 @@ use bcp_wire::{Epoch, Id, Site};
 
 use super::{Applied, Invariant, Verdict};
 
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Hash, Default)]
 pub struct WitnessHoldsNothing {
     /// Epochs of w that people agreed to.
     agreed: BTreeMap<Id, Epoch>,

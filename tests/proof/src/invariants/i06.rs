@@ -10,7 +10,7 @@ use bcp_wire::{Epoch, Id, Site};
 
 use super::{Applied, Invariant, Verdict};
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Hash)]
 struct Renewed {
     log_ms: u64,
     real_ms: u64,
@@ -18,7 +18,7 @@ struct Renewed {
     wait_ms: u64,
 }
 
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Hash, Default)]
 pub struct WaitedOut {
     renewed: BTreeMap<(Id, Site), Renewed>,
     released: BTreeSet<(Id, Epoch)>,

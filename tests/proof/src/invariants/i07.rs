@@ -4,7 +4,7 @@ use bcp_core::replica::Item;
 
 use super::{Applied, Invariant, Verdict};
 
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Hash, Default)]
 pub struct RenewedByRight;
 
 impl Invariant for RenewedByRight {

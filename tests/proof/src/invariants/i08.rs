@@ -11,7 +11,7 @@ use bcp_wire::{Epoch, Id};
 
 use super::{Applied, Invariant, Verdict};
 
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Hash, Default)]
 pub struct OnlyInSync {
     /// What the copies had said by themselves, before anything was decided: (ticket, in sync).
     said: BTreeMap<Id, bool>,

@@ -7,7 +7,7 @@ use bcp_wire::control::{StepKind, StepOutcome};
 use super::{Invariant, Moment, Noted, Verdict};
 use crate::host::Note;
 
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Hash, Default)]
 pub struct SyncIsTrue;
 
 impl Invariant for SyncIsTrue {

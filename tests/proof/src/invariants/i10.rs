@@ -10,7 +10,7 @@ use bcp_wire::{Epoch, Id, Site};
 use super::{Applied, Invariant, Noted, Verdict};
 use crate::host::Note;
 
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Hash, Default)]
 pub struct SealedFirst {
     effective: BTreeSet<(Id, Epoch)>,
     promoted: BTreeSet<(Id, Epoch, Site, Id)>,

@@ -9,7 +9,7 @@ use bcp_wire::{Epoch, Id, Site};
 use super::{Applied, Invariant, Noted, Verdict};
 use crate::host::Note;
 
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Hash, Default)]
 pub struct OnceEach {
     agreed: BTreeSet<(Id, Epoch, StepKind, Site, Id)>,
     keys: BTreeSet<(Id, String)>,

@@ -6,7 +6,7 @@ use bcp_wire::control::Phase;
 
 use super::{Applied, Invariant, Verdict};
 
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Hash, Default)]
 pub struct DependenciesFirst;
 
 impl Invariant for DependenciesFirst {

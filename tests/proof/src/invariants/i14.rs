@@ -10,7 +10,7 @@ use bcp_wire::Id;
 
 use super::{Applied, Invariant, Verdict};
 
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Hash, Default)]
 pub struct Budget {
     moves: BTreeMap<Id, Vec<u64>>,
 }

@@ -18,7 +18,7 @@ const KEPT: usize = 64;
 /// Nonces whose renewal of an epoch of a ticket was applied.
 type Logged = VecDeque<(u64, Id, Epoch)>;
 
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Hash, Default)]
 pub struct LeaseByRight {
     logged: BTreeMap<(Site, Id), Logged>,
     promised: BTreeMap<(Site, Id, Id), (Epoch, u64)>,
@@ -122,7 +122,8 @@ impl Invariant for LeaseByRight {
                 let Some(epoch) = post.running.filter(|_| host.runs(id, seen.now)) else { continue };
                 let leased = post.file.is_some_and(|file| seen.now <= host.real_of(file.deadline));
                 let overdue = |file: bcp_agent::gate::machine::FoundDeadline| {
-                    seen.now > host.real_of(file.deadline.plus(host.timing.stop_max_ms)) + seen.step_ms
+                    let latest = host.real_of(file.deadline.plus(host.timing.stop_max_ms)).max(host.stop_begins_by());
+                    seen.now > latest + seen.step_ms
                 };
                 if post.file.is_some_and(overdue) && !host.stops_fail {
                     return Err(format!("{} runs {epoch} longer than stop_max beyond its deadline", host.gate));

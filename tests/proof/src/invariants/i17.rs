@@ -3,7 +3,7 @@
 use super::{Invariant, Noted, Verdict};
 use crate::host::Note;
 
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Hash, Default)]
 pub struct RestartTakesNothing;
 
 impl Invariant for RestartTakesNothing {

@@ -10,7 +10,7 @@ use super::{Applied, Invariant, Verdict};
 /// An older word of an observer is no knowledge.
 const WORD_MS: u64 = 10_000;
 
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Hash, Default)]
 pub struct TargetKeepsItsMinimum;
 
 impl Invariant for TargetKeepsItsMinimum {

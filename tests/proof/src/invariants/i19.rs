@@ -6,7 +6,7 @@ use bcp_core::policy::Mode;
 
 use super::{Applied, Invariant, Verdict};
 
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Hash, Default)]
 pub struct ObserveOnly;
 
 impl Invariant for ObserveOnly {

@@ -2,7 +2,7 @@
 
 use super::{Applied, Invariant, Verdict};
 
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Hash, Default)]
 pub struct LogTimeIsSlow {
     start: Option<(u64, u64)>,
     last: Option<u64>,

@@ -2,6 +2,7 @@
 //! listening for a whole settling time. (That it stops nothing either is what the scenarios of single faults show.)
 
 use std::collections::BTreeMap;
+use std::hash::{Hash, Hasher};
 
 use bcp_core::failover::decide::Cause;
 use bcp_core::failover::observe::{MAJORITY, OBSERVATION_EXPIRES_MS, SETTLE_MS};
@@ -10,6 +11,7 @@ use bcp_core::replica::Item;
 use bcp_wire::Site;
 
 use super::{Applied, Invariant, Verdict};
+use crate::digest;
 
 #[derive(Debug, Clone)]
 struct Word {
@@ -18,7 +20,14 @@ struct Word {
     since: u64,
 }
 
-#[derive(Debug, Clone, Default)]
+impl Hash for Word {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        digest::feed(state, &self.said);
+        (self.at, self.since).hash(state);
+    }
+}
+
+#[derive(Debug, Clone, Hash, Default)]
 pub struct TwoWitnesses {
     words: BTreeMap<Site, Word>,
 }

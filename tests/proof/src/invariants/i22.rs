@@ -5,7 +5,7 @@ use bcp_core::replica::{CommandVerb, Item};
 
 use super::{Applied, Invariant, Verdict};
 
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Hash, Default)]
 pub struct OrdersCompare;
 
 impl Invariant for OrdersCompare {

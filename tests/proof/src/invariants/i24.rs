@@ -4,7 +4,7 @@
 use super::{Invariant, Noted, Verdict};
 use crate::host::Note;
 
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Hash, Default)]
 pub struct HonestWord;
 
 impl Invariant for HonestWord {

@@ -34,7 +34,7 @@ use bcp_core::failover::TicketEvent;
 use bcp_core::ledger::{LedgerEntry, LedgerEvent};
 use bcp_core::policy::Policy;
 use bcp_core::replica::{Replica, Tick};
-use bcp_wire::Id;
+use bcp_wire::{Epoch, Id};
 
 use crate::host::{Host, Note};
 
@@ -94,6 +94,18 @@ pub struct Moment<'a> {
     pub replica: &'a Replica,
     /// Highest write per ticket that a client was told is safe.
     pub acknowledged: &'a BTreeMap<Id, u64>,
+    /// What actuators outside of all machines know; see [`crate::world::World::outside`].
+    pub outside: Option<&'a BTreeMap<Id, Epoch>>,
+}
+
+impl Moment<'_> {
+    /// The service runs at this host, and what it does has an effect.
+    #[must_use]
+    pub fn in_effect(&self, host: &Host, ticket: &Id) -> bool {
+        let known = self.outside.and_then(|outside| outside.get(ticket));
+        let under = host.posts.get(ticket).and_then(|post| post.running);
+        host.runs(ticket, self.now) && known.is_none_or(|known| under.is_some_and(|under| under >= *known))
+    }
 }
 
 pub trait Invariant {
@@ -119,7 +131,7 @@ pub trait Invariant {
 }
 
 /// An invariant that did not hold.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Breach {
     pub number: u8,
     pub at: u64,
@@ -127,7 +139,7 @@ pub struct Breach {
 }
 
 /// All of them, with what they remember.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Hash, Default)]
 pub struct Invariants {
     i01: i01::OneActiveSide,
     i02: i02::NoWayBack,
@@ -201,7 +213,7 @@ impl Invariants {
 
     /// The model forgets the ledger; its chain is checked in the simulation.
     pub fn forget_chain(&mut self) {
-        self.i15 = i15::OneHistory::default();
+        self.i15.forget();
     }
 
     #[must_use]

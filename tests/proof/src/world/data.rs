@@ -33,7 +33,8 @@ impl World {
         for id in &tickets {
             for site in [Site::A, Site::B] {
                 let peer = if site == Site::A { Site::B } else { Site::A };
-                let copies = |host: &&Host| host.site == peer && host.powered && !host.runs(id, now);
+                let copies =
+                    |host: &&Host| host.site == peer && host.powered && !host.is_frozen() && !host.runs(id, now);
                 let together = self.both_ways(site, peer) && self.hosts.iter().find(copies).is_some();
                 let runs = self.active(id).contains(&site);
                 let carrier = |host: &&mut Host| host.posts.get(id).is_some_and(|post| post.carries_data);

@@ -35,6 +35,11 @@ impl World {
     pub fn powered(&self, site: Site) -> bool {
         self.hosts.iter().find(|host| host.site == site).is_none_or(|host| host.powered)
     }
+    /// A site's machines stand still.
+    #[must_use]
+    pub fn frozen(&self, site: Site) -> bool {
+        self.hosts.iter().any(|host| host.site == site && host.is_frozen())
+    }
     #[must_use]
     pub fn decides(&self, site: Site) -> bool {
         let decider = &self.deciders[at(site)];
@@ -88,6 +93,22 @@ impl World {
     pub fn power_on(&mut self, site: Site) {
         self.each_host(site, |host, play| host.power_on(play));
         self.start_decider(site);
+    }
+    /// All of a site's machines stand still: a host whose guests are moved or paused.
+    pub fn freeze_machine(&mut self, site: Site) {
+        let now = self.now();
+        self.freeze_decider(site);
+        self.each_host(site, |host, _| host.freeze(now));
+    }
+    pub fn thaw_machine(&mut self, site: Site, clock_stood: bool) {
+        let now = self.now();
+        self.thaw_decider(site);
+        self.each_host(site, |host, _| host.thaw(now, clock_stood));
+    }
+    /// From here on an actuator outside of all machines takes nothing of an epoch below the highest it was told.
+    pub fn has_outside_actuator(&mut self) {
+        let known = self.replica.failover.tickets.iter().map(|(id, ticket)| (id.clone(), ticket.epoch));
+        self.outside = Some(known.collect());
     }
     pub fn kill_agents(&mut self, site: Site) {
         self.each_host(site, |host, _| host.kill_agent());

@@ -6,7 +6,7 @@ use bcp_core::time::Wall;
 use bcp_wire::Site;
 
 use super::wires::Message;
-use super::{World, at};
+use super::{World, at, rx};
 use crate::bug::Bug;
 use crate::invariants::Applied;
 use crate::spoil;
@@ -85,7 +85,7 @@ impl World {
 
     fn commit(&mut self, tick: Tick) {
         self.index += 1;
-        let before = self.replica.clone();
+        let before = self.without_what_is_only_told();
         let entries = spoil::apply(&mut self.replica, self.index, &tick, &mut self.policy, self.play.bug);
         let seen = Applied {
             now: self.play.now,
@@ -122,6 +122,16 @@ impl World {
         }
     }
 
+    /// What those who judge a tick compare it with: the large parts of the agreed state are none of it.
+    fn without_what_is_only_told(&mut self) -> Replica {
+        let alarms = std::mem::take(&mut self.replica.alarms);
+        let services = std::mem::take(&mut self.replica.services);
+        let publication = std::mem::take(&mut self.replica.publication);
+        let before = self.replica.clone();
+        (self.replica.alarms, self.replica.services, self.replica.publication) = (alarms, services, publication);
+        before
+    }
+
     pub(super) fn answer(&mut self, leader: Site, sync: &bcp_wire::control::GateSync, replica: &Replica) {
         let Some(to) = self.hosts.iter().position(|host| host.site == sync.site && host.gate == sync.gate) else {
             return;
@@ -142,6 +152,11 @@ impl World {
         use bcp_core::failover::TicketEvent as E;
         for entry in entries {
             let bcp_core::ledger::LedgerEvent::Ticket { event } = &entry.what else { continue };
+            if let E::Effective { ticket, holder, .. } = event
+                && *ticket == rx()
+            {
+                self.moves += u64::from(self.served_at.replace(*holder).is_some_and(|before| before != *holder));
+            }
             let what = match event {
                 E::Granted { cause, .. } if cause.automatic() => "takeover",
                 E::Granted { .. } => "grant",
@@ -152,7 +167,6 @@ impl World {
                 }
                 E::Withheld { .. } => "withheld",
                 E::Expired { .. } => "expired",
-                E::StepFailed { outcome: bcp_wire::control::StepOutcome::Rejected, .. } => "gate rejected",
                 E::Compensating { .. } => "compensated",
                 E::MoveStuck { .. } => "stuck",
                 _ => continue,

@@ -15,7 +15,7 @@ impl World {
         let now = self.now();
         for observer in Site::ALL {
             for about in Site::ALL {
-                if self.powered(about) && self.reaches(about, observer) {
+                if self.powered(about) && !self.frozen(about) && self.reaches(about, observer) {
                     self.deciders[at(observer)].heard[at(about)] = now;
                 }
             }

@@ -1,13 +1,16 @@
 //! Messages between gates and deciders: lost, late, twice, held back; and what a gate did, told to those who judge it.
 
+use std::hash::{Hash, Hasher};
+
 use bcp_agent::gate::machine::Event;
 use bcp_core::replica::{Item, Tick};
 use bcp_core::time::Wall;
 use bcp_wire::Site;
-use bcp_wire::control::{PromiseAnswer, PromiseAsk, PromiseVerdict, TicketAnswer};
+use bcp_wire::control::{PromiseAnswer, PromiseAsk, PromiseVerdict, StepKind, StepOutcome, TicketAnswer};
 
 use super::World;
 use crate::bug::Bug;
+use crate::digest;
 use crate::host::{Host, Note};
 use crate::invariants::Noted;
 
@@ -17,6 +20,21 @@ pub enum Message {
     Answer { to: usize, nonce: u64, index: u64, tickets: Vec<TicketAnswer> },
     Ask { to: usize, from: usize, ask: PromiseAsk },
     Promise { to: usize, from: usize, answer: PromiseAnswer },
+}
+
+impl Hash for Message {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        std::mem::discriminant(self).hash(state);
+        match self {
+            Message::Item { to, item } => {
+                to.hash(state);
+                digest::feed(state, item);
+            }
+            Message::Answer { to, nonce, index, tickets } => (to, nonce, index, tickets).hash(state),
+            Message::Ask { to, from, ask } => (to, from, ask).hash(state),
+            Message::Promise { to, from, answer } => (to, from, answer).hash(state),
+        }
+    }
 }
 
 impl Message {
@@ -90,6 +108,12 @@ impl World {
     pub(super) fn send_requests(&mut self) {
         for n in 0..self.hosts.len() {
             let Some(sync) = self.hosts[n].sync(&mut self.play) else { continue };
+            self.judge_notes(n);
+            let said = sync.tickets.iter().flat_map(|said| &said.reports);
+            if said.into_iter().any(|report| report.outcome == StepOutcome::Rejected) {
+                self.rejected = true;
+                *self.seen.entry("gate rejected").or_default() += 1;
+            }
             let site = self.hosts[n].site;
             for collector in Site::ALL {
                 let sent = self.reaches(site, collector) && self.relay(collector, Item::Gate(sync.clone()));
@@ -110,6 +134,7 @@ impl World {
             match message {
                 Message::Item { to, item } => self.submit(to, item),
                 Message::Answer { to, nonce, index, tickets } => {
+                    self.sees_race(to, &tickets);
                     self.hosts[to].answered(nonce, index, &tickets, &mut self.play);
                     self.judge_notes(to);
                 }
@@ -126,6 +151,23 @@ impl World {
                 }
                 Message::Promise { to, from, answer } => self.promised(to, from, answer),
             }
+        }
+    }
+
+    /// A renewal comes back, and the lease it lengthens is nearly over or has just run out: either may be first.
+    fn sees_race(&mut self, to: usize, tickets: &[TicketAnswer]) {
+        let (host, clock) = (&self.hosts[to], self.hosts[to].clock(self.play.now));
+        for answer in tickets.iter().filter(|answer| answer.renewed) {
+            let Some(post) = host.posts.get(&answer.ticket).filter(|post| post.disk.epoch == answer.epoch) else {
+                continue;
+            };
+            let near = post.file.is_some_and(|file| clock.0.abs_diff(file.deadline.0) < host.timing.renew_ms * 2);
+            let what = match (post.disk.closed, near) {
+                (true, _) => "stopped before it was answered",
+                (false, true) => "answered before it stopped",
+                (false, false) => continue,
+            };
+            *self.seen.entry(what).or_default() += 1;
         }
     }
 
@@ -171,6 +213,11 @@ impl World {
                     self.failsafe_used = true;
                     *self.seen.entry("failsafe used").or_default() += 1;
                 }
+                Note::Began { ticket, order } if order.kind == StepKind::Promote => {
+                    if let Some(known) = self.outside.as_mut().and_then(|outside| outside.get_mut(ticket)) {
+                        *known = (*known).max(order.epoch);
+                    }
+                }
                 _ => {}
             }
             if let Note::Began { ticket, order } = note {
@@ -188,6 +235,8 @@ impl World {
             };
             self.invariants.note(&seen);
         }
+        // Who asked before a disk hung waits no more.
+        self.play.wishes.promises.clear();
         let asks = std::mem::take(&mut self.play.wishes.asks);
         for (ticket, epoch, nonce) in &asks {
             self.asked.insert((n, ticket.clone()), *nonce);
