@@ -2,7 +2,7 @@
 //!
 //! Knows: what happens in each, and what has to come of it. Each is played for many seeds: the seed decides when messages
 //! arrive and how long programs take. What must hold at every step is checked at every step, and the log of every run but
-//! the hours-long ones is applied anew. Not here: 18 and 19, which need the log's own store (`collector/tests/decide_disk.rs`, `decide.rs`), and of
+//! the hours-long ones is applied anew. Not here: 18 and 19, which need the log's own store (19: `collector/tests/decide.rs`), 24, and of
 //! 25 what the listeners refuse (`collector/tests/decide.rs`).
 
 mod links;

@@ -4,7 +4,7 @@ use bcp_proof::model::{self, Bounds, Failover};
 
 /// `BCP_MODEL=FAULTS,STEPS`, or what the normal run has time for.
 fn bounds() -> Bounds {
-    let usual = Bounds { faults: 2, steps: 16 };
+    let usual = Bounds { faults: 2, steps: 25 };
     let Ok(text) = std::env::var("BCP_MODEL") else { return usual };
     match text.split_once(',').map(|(faults, steps)| (faults.parse(), steps.parse())) {
         Some((Ok(faults), Ok(steps))) => Bounds { faults, steps },
