@@ -185,6 +185,7 @@ impl Reader {
         let commands: CommandsConfig = root.optional("commands").unwrap_or_default();
         let gate: Option<GateConfig> = root.optional("gate");
         own_faults(&root, "gate", gate.iter().flat_map(GateConfig::faults));
+        own_faults(&root, "gate", gate.iter().zip(site).flat_map(|(gate, site)| gate.faults_at(site)));
         let traps = root.section("traps").and_then(traps);
         root.finish();
         let hash = profile::short_hash(text);

@@ -7,6 +7,9 @@
 //! | module | acts on |
 //! |---|---|
 //! | [`systemd`] | a unit of this host |
+//! | [`haproxy`] | servers of an HAProxy on this host |
+//! | [`dns`] | a name, with a compare-and-set of the epoch at the name server |
+//! | [`http`] | whatever is behind a webhook |
 //!
 //! Invariants:
 //! * what brings something up is done in the order of the configuration and ends at the first failure; what takes something
@@ -15,11 +18,15 @@
 //! * a step needs no file of the configuration: what the gate was started with is in the arguments.
 
 mod command;
+pub mod dns;
+pub mod haproxy;
+pub mod http;
 pub mod step;
 pub mod systemd;
 
 use std::time::Duration;
 
+use bcp_wire::Site;
 use serde::{Deserialize, Serialize};
 
 pub use command::{Given, main, own_argv};
@@ -34,6 +41,9 @@ pub const MAX_ACTUATORS: usize = 16;
 #[serde(tag = "kind", rename_all = "lowercase")]
 pub enum Actuator {
     Systemd(systemd::Systemd),
+    Haproxy(haproxy::Haproxy),
+    Dns(dns::Dns),
+    Http(http::Http),
 }
 
 /// Why a step was not carried out.
@@ -48,6 +58,12 @@ pub enum ActError {
     Late { ms: u128 },
     #[error(transparent)]
     Systemd(#[from] systemd::SystemdError),
+    #[error(transparent)]
+    Haproxy(#[from] haproxy::HaproxyError),
+    #[error(transparent)]
+    Dns(#[from] dns::DnsError),
+    #[error(transparent)]
+    Http(#[from] http::HttpError),
 }
 
 impl Actuator {
@@ -56,6 +72,9 @@ impl Actuator {
     pub fn name(&self) -> String {
         match self {
             Actuator::Systemd(systemd) => systemd.unit.clone(),
+            Actuator::Haproxy(_) => "haproxy".to_owned(),
+            Actuator::Dns(_) => "dns".to_owned(),
+            Actuator::Http(_) => "webhook".to_owned(),
         }
     }
 
@@ -64,6 +83,18 @@ impl Actuator {
     pub fn faults(&self) -> Vec<(String, String)> {
         match self {
             Actuator::Systemd(systemd) => systemd.faults(),
+            Actuator::Haproxy(haproxy) => haproxy.faults(),
+            Actuator::Dns(dns) => dns.faults(),
+            Actuator::Http(http) => http.faults(),
+        }
+    }
+
+    /// What cannot work at this site, as (key, reason).
+    #[must_use]
+    pub fn faults_at(&self, site: Site) -> Vec<(String, String)> {
+        match self {
+            Actuator::Haproxy(haproxy) => haproxy.faults_at(site),
+            Actuator::Systemd(_) | Actuator::Dns(_) | Actuator::Http(_) => Vec::new(),
         }
     }
 
@@ -75,6 +106,9 @@ impl Actuator {
         let work = async {
             match self {
                 Actuator::Systemd(systemd) => systemd.carry_out(step, limit).await,
+                Actuator::Haproxy(haproxy) => haproxy.carry_out(step).await,
+                Actuator::Dns(dns) => dns.carry_out(step).await,
+                Actuator::Http(http) => http.carry_out(step).await,
             }
         };
         match tokio::time::timeout(limit, work).await {

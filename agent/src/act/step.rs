@@ -3,6 +3,7 @@
 //! Knows: the environment that [`crate::gate::script`] gives to a step. Refuses to know: what any actuator does about it.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use bcp_wire::{Epoch, Id, Site};
@@ -80,6 +81,10 @@ pub struct Step {
     /// The end of the lease; steps that take something down need none.
     pub deadline: Option<BootMs>,
     pub params: BTreeMap<String, String>,
+    /// Names this call for receivers that must carry it out once.
+    pub key: String,
+    /// Name servers in place of those of `/etc/resolv.conf`.
+    pub resolver: Vec<SocketAddr>,
     pub began: Instant,
     /// All actuators of the step together have this long.
     pub limit: Duration,
@@ -122,7 +127,11 @@ impl Step {
     ///
     /// # Errors
     /// What is missing or makes no sense.
-    pub fn read(ticket: Id, environment: impl Fn(&str) -> Option<String>) -> Result<Step, StepError> {
+    pub fn read(
+        ticket: Id,
+        resolver: Vec<SocketAddr>,
+        environment: impl Fn(&str) -> Option<String>,
+    ) -> Result<Step, StepError> {
         let given = |name: &'static str| environment(name).filter(|value| !value.is_empty());
         let required = |name| given(name).ok_or(StepError::Missing { name });
         let unreadable = |name, value, wanted| StepError::Unreadable { name, value, wanted };
@@ -148,7 +157,12 @@ impl Step {
         let params = given("BCP_PARAMS").unwrap_or_else(|| "{}".to_owned());
         let params =
             serde_json::from_str(&params).map_err(|_| unreadable("BCP_PARAMS", params, "a JSON object of texts"))?;
-        Ok(Step { name, ticket, epoch, site, holder, deadline, params, began: Instant::now(), limit })
+        // A stop has no order and so no key: every call is one of its own, for one that is verified anew must not be answered
+        // from memory.
+        let own_key = || format!("{ticket}:{epoch}:{}:{site}:{}", name.as_str(), boot_ms().0);
+        let key = given("BCP_KEY").unwrap_or_else(own_key);
+        let began = Instant::now();
+        Ok(Step { name, ticket, epoch, site, holder, deadline, params, key, resolver, began, limit })
     }
 
     /// To be asked immediately before anything is brought up: the time since the gate looked may have been long.
@@ -167,12 +181,6 @@ impl Step {
     pub fn left(&self) -> Duration {
         self.limit.saturating_sub(self.began.elapsed())
     }
-
-    /// Names this step for receivers that must carry it out once.
-    #[must_use]
-    pub fn key(&self) -> String {
-        format!("{}/{}/{}/{}", self.ticket, self.epoch, self.name.as_str(), self.site)
-    }
 }
 
 #[cfg(test)]
@@ -190,6 +198,8 @@ pub(super) mod tests {
             holder: Some(Site::A),
             deadline: None,
             params: BTreeMap::new(),
+            key: "rx:1.4:promote:a:host-a:1".to_owned(),
+            resolver: Vec::new(),
             began: Instant::now(),
             limit: Duration::from_secs(10),
         }
@@ -204,11 +214,12 @@ pub(super) mod tests {
             ("BCP_HOLDER", "b"),
             ("BCP_DEADLINE", "1"),
             ("BCP_LIMIT", "1500"),
+            ("BCP_KEY", ""),
             ("BCP_PARAMS", r#"{"a":"60","b":"40"}"#),
         ];
         let with = |changed: &str, value: &'static str| {
             let changed = changed.to_owned();
-            Step::read("rx".parse().unwrap(), move |name| {
+            Step::read("rx".parse().unwrap(), Vec::new(), move |name| {
                 let found = full.iter().find(|(key, _)| *key == name).map(|(_, value)| (*value).to_owned());
                 if name == changed { Some(value.to_owned()) } else { found }
             })
@@ -218,7 +229,8 @@ pub(super) mod tests {
         assert_eq!((step.params["b"].as_str(), step.limit), ("40", Duration::from_millis(1_500)));
         assert_eq!(step.may_act(), Err(LeaseOver { deadline: BootMs(1) }));
         let stop = with("BCP_DEADLINE", "").unwrap();
-        assert_eq!((stop.may_act(), stop.key().as_str()), (Ok(()), "rx/1.4/weigh/a"));
+        assert_eq!((stop.may_act(), stop.key.starts_with("rx:1.4:weigh:a:")), (Ok(()), true));
+        assert_eq!(with("BCP_KEY", "k").unwrap().key, "k");
         for (name, value, says) in [
             ("BCP_STEP", "", "BCP_STEP is not set"),
             ("BCP_STEP", "dance", "not a step"),

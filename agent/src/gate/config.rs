@@ -1,20 +1,20 @@
 //! `[gate]`: what a gate guards and whom it asks.
 
+mod check;
+
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use bcp_identity::Credentials;
-use bcp_wire::control::MAX_TICKETS_PER_GATE;
+pub use bcp_wire::control::Loss;
 use bcp_wire::{Id, Site};
 use serde::Deserialize;
 
-use super::budget::{Budget, STOP_MAX_LEAST_MS};
-use crate::act::{Actuator, MAX_ACTUATORS};
+use super::budget::Budget;
+use super::watchdog::WatchdogConfig;
+use crate::act::Actuator;
 use crate::span::Span;
-
-/// A lease that lasts longer moves nothing any more.
-const TIMING_MAX_MS: u64 = 3_600_000;
 
 /// The `[gate]` section.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
@@ -39,6 +39,9 @@ pub struct GateConfig {
     /// Must equal the collectors' policy.
     #[serde(default)]
     pub timing: TimingChoice,
+    /// For tickets with `loss = "fence"`; the warden alone opens it.
+    #[serde(default)]
+    pub watchdog: Option<WatchdogConfig>,
     #[serde(default, rename = "ticket")]
     pub tickets: Vec<TicketConfig>,
 }
@@ -63,6 +66,7 @@ pub struct PeerGate {
 #[serde(deny_unknown_fields)]
 pub struct TicketConfig {
     pub id: Id,
+    /// What is done when the lease has run out, and when the service is to stop. Must equal the collectors' policy.
     #[serde(default)]
     pub loss: Loss,
     /// Program and arguments, run once per step; or else `actuators`.
@@ -90,15 +94,6 @@ impl TicketConfig {
         let urls = [("facts_url", &self.facts_url), ("sync_url", &self.sync_url)];
         urls.into_iter().filter_map(|(key, url)| Some((key, url.as_ref()?)))
     }
-}
-
-/// What a gate does when its lease has run out.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Loss {
-    /// Stop the service and verify it.
-    #[default]
-    Stop,
 }
 
 fn default_runtime_dir() -> PathBuf {
@@ -215,77 +210,6 @@ impl GateConfig {
     pub fn asks_by_https(&self) -> bool {
         self.tickets.iter().flat_map(TicketConfig::urls).any(|(_, url)| url.starts_with("https://"))
     }
-
-    /// Says what cannot work, as (key, reason).
-    #[must_use]
-    pub fn faults(&self) -> Vec<(String, String)> {
-        let mut faults = Vec::new();
-        let mut say = |key: &str, reason: String| faults.push((key.to_owned(), reason));
-        let timing = self.timing.resolve();
-        if !timing.is_safe() {
-            say("timing", "(ttl_holder + stop_max) * 1.01 / 0.99 + tick must be below ttl + acquire_after".to_owned());
-        }
-        if timing.longest_ms() > TIMING_MAX_MS {
-            say("timing", "no time may be longer than one hour".to_owned());
-        }
-        if timing.renew_ms == 0 || timing.renew_ms.saturating_mul(3) > timing.ttl_holder_ms {
-            say("timing", "three renewals must fit in ttl_holder".to_owned());
-        }
-        if timing.stop_max_ms < STOP_MAX_LEAST_MS {
-            say(
-                "timing",
-                format!("stop_max must be at least {STOP_MAX_LEAST_MS} ms: a warden notices and stops within it"),
-            );
-        }
-        if !self.runtime_dir.is_absolute() {
-            say("runtime_dir", format!("{} is not an absolute path", self.runtime_dir.display()));
-        }
-        if self.collectors.is_empty() {
-            say("collectors", "a gate without a collector can never hold a lease".to_owned());
-        }
-        for (site, url) in &self.collectors {
-            if !url.starts_with("https://") {
-                say(&format!("collectors.{site}"), format!("the collector of {site} must be an https URL"));
-            }
-        }
-        if self.tickets.len() > MAX_TICKETS_PER_GATE {
-            say("ticket", format!("at most {MAX_TICKETS_PER_GATE} tickets per gate"));
-        }
-        let mut seen = std::collections::BTreeSet::new();
-        for (i, ticket) in self.tickets.iter().enumerate() {
-            let at = |key: &str| format!("ticket[{i}].{key}");
-            if !seen.insert(&ticket.id) {
-                say(&at("id"), format!("`{}` is named twice", ticket.id));
-            }
-            match (ticket.script.is_empty(), ticket.actuators.is_empty()) {
-                (true, true) => say(&at("script"), format!("`{}` has neither a program nor `actuators`", ticket.id)),
-                (false, false) => say(&at("script"), format!("`{}` has a program and `actuators`", ticket.id)),
-                (true, false) | (false, true) => {}
-            }
-            if ticket.actuators.len() > MAX_ACTUATORS {
-                say(&at("actuators"), format!("`{}`: at most {MAX_ACTUATORS} actuators per ticket", ticket.id));
-            }
-            for (n, actuator) in ticket.actuators.iter().enumerate() {
-                for (key, reason) in actuator.faults() {
-                    say(&at(&format!("actuators[{n}].{key}")), format!("`{}`: {reason}", ticket.id));
-                }
-            }
-            for (key, url) in ticket.urls() {
-                if !url.starts_with("http://") && !url.starts_with("https://") {
-                    say(&at(key), format!("`{}`: `{url}` is not an http or https URL", ticket.id));
-                }
-            }
-            let (step_ms, most_ms) = (ticket.step_timeout.as_millis(), timing.budget().stop_ms());
-            if step_ms == 0 || step_ms > most_ms {
-                let reason = format!(
-                    "`{}`: {step_ms} ms is not between 1 and {most_ms} ms, three quarters of stop_max ({} ms); the warden needs the rest to notice and to take over",
-                    ticket.id, timing.stop_max_ms
-                );
-                say(&at("step_timeout"), reason);
-            }
-        }
-        faults
-    }
 }
 
 #[cfg(test)]
@@ -293,6 +217,28 @@ impl GateConfig {
 mod tests {
     use super::{GateConfig, GateTiming};
     use crate::act::Actuator;
+
+    #[test]
+    fn a_fence_needs_a_watchdog_that_is_quick_enough() {
+        let keys = |gate: &str, loss: &str| {
+            let text = format!(
+                "listen = \"127.0.0.1:1\"\ncredentials = {{ ca = \"a\", cert = \"b\", key = \"c\" }}\n\
+                 collectors = {{ a = \"https://127.0.0.1:1\" }}\n{gate}\n[[ticket]]\nid = \"rx\"\nscript = [\"/bin/true\"]\n{loss}\n"
+            );
+            let faults = toml::from_str::<GateConfig>(&text).unwrap().faults();
+            faults.into_iter().map(|(key, _)| key).collect::<Vec<_>>()
+        };
+        let fence = "loss = \"fence\"";
+        assert!(keys("watchdog = { timeout = \"4s\" }", fence).is_empty());
+        assert!(keys("", "loss = \"demote\"").is_empty() && keys("", "loss = \"freeze\"").is_empty());
+        assert_eq!(keys("", fence), ["watchdog"]);
+        assert_eq!(keys("watchdog = { timeout = \"3s\" }", "loss = \"stop\""), ["watchdog"]);
+        assert_eq!(
+            keys("watchdog = { timeout = \"5s\", path = \"watchdog\" }", fence),
+            ["watchdog.timeout", "watchdog.path"]
+        );
+        assert_eq!(keys("watchdog = { timeout = \"999ms\" }", fence), ["watchdog.timeout"]);
+    }
 
     #[test]
     fn actuators_are_a_closed_set() {
@@ -319,7 +265,7 @@ mod tests {
         }
         assert_eq!(GateTiming::METRO.promise_ms(), 14_533);
         let endless = GateTiming { ttl_holder_ms: u64::MAX / 2, renew_ms: u64::MAX / 2, ..GateTiming::METRO };
-        assert!(!endless.is_safe() && endless.longest_ms() > super::TIMING_MAX_MS);
+        assert!(!endless.is_safe() && endless.longest_ms() > super::check::TIMING_MAX_MS);
     }
 
     #[test]

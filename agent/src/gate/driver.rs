@@ -19,7 +19,7 @@ use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 
 use super::ask::{Collectors, Target};
-use super::config::TicketConfig;
+use super::config::{Loss, TicketConfig};
 use super::listener::{self, Asked};
 use super::machine::{Event, FoundDeadline, Machine, Peer, Terms, TicketFigures};
 use super::record::{BootMs, Record};
@@ -27,7 +27,7 @@ use super::script::{Ended, Script, succeeded};
 use super::service::Word;
 use super::setup::{GateError, GateSetup};
 use super::store::{ProcessMark, StopMark, Store, StoreError, Version};
-use super::{boot_id, boot_ms};
+use super::{boot_id, boot_ms, watchdog};
 use crate::publish::incarnation;
 use crate::resolver::Resolver;
 use crate::source::checks::Trust;
@@ -220,6 +220,7 @@ impl Gate {
             gate: self.setup.gate.clone(),
             ticket: ticket.id.clone(),
             timing: self.setup.config.timing.resolve(),
+            loss: ticket.loss,
             failsafe: ticket.failsafe,
             peers: self.peers.keys().cloned().collect::<BTreeSet<Peer>>(),
             boot_id: self.boot_id.clone(),
@@ -365,7 +366,14 @@ impl Gate {
 
     fn tick(&mut self) {
         let ids: Vec<Id> = self.posts.keys().cloned().collect();
+        let is_fenced = self.setup.config.watchdog.is_some();
+        let fence = is_fenced.then(|| watchdog::hear(&self.setup.runtime_dir(), &self.boot_id));
         for id in ids {
+            if let (Some(fence), Some(post)) = (&fence, self.posts.get_mut(&id))
+                && post.config.loss == Loss::Fence
+            {
+                post.machine.fence_heard(fence.clone());
+            }
             if let Some(post) = self.posts.get_mut(&id)
                 && post.machine.is_unheard()
                 && post.store.try_runtime().is_ok()

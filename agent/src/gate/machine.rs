@@ -100,6 +100,8 @@ pub struct Machine {
     last_index: u64,
     trouble: Option<String>,
     faults: Faults,
+    /// A promotion that waits for the watchdog to be armed.
+    awaiting: Option<StepOrder>,
     /// A stop was tried, and the service may run all the same.
     unstopped: bool,
 }
@@ -123,7 +125,8 @@ impl Machine {
             asked_at: BootMs(0),
             last_index: 0,
             trouble: None,
-            faults: Faults::default(),
+            faults: Faults::new(terms.loss),
+            awaiting: None,
             unstopped: record.may_run && record.closed,
             stored: record.clone(),
             durable: record.clone(),
@@ -251,6 +254,7 @@ impl Machine {
             self.job = Job::Stopping { reason, then, began, ran };
             out.push(Action::RunStop { epoch: self.record.epoch, holder: self.record.holder });
         }
+        self.go_on_fenced(now, out);
         self.seek_promises(now, dice, out);
     }
 
@@ -375,6 +379,7 @@ impl Machine {
             facts,
             trouble: self.trouble(),
             unstopped: self.unstopped || self.faults.is_unstopped(),
+            loss: Some(self.terms.loss),
         }
     }
 

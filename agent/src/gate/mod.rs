@@ -21,6 +21,7 @@ pub mod script;
 mod service;
 mod setup;
 pub mod store;
+pub mod watchdog;
 
 pub use clock::{boot_id, boot_ms};
 pub use config::GateConfig;

@@ -1,9 +1,11 @@
 //! Actuator: a program that carries out one step.
 //!
-//! Called with `BCP_TICKET BCP_EPOCH BCP_STEP BCP_SITE BCP_HOLDER BCP_DEADLINE BCP_PARAMS BCP_LIMIT` in its environment, in a
-//! process group of its own. Exit 0 done, 10 nothing had to be done, 20 refused for good, anything else failed. Steps: `stop
-//! seal promote publish follow weigh verify-stopped`. `BCP_DEADLINE`: end of the lease, milliseconds of CLOCK_BOOTTIME; empty
-//! where none is needed. `BCP_LIMIT`: milliseconds that the step may take. The program is the operator's, or this one
+//! Called with `BCP_TICKET BCP_EPOCH BCP_STEP BCP_SITE BCP_HOLDER BCP_DEADLINE BCP_PARAMS BCP_KEY BCP_LIMIT` in its
+//! environment, in a process group of its own. Exit 0 done, 10 nothing had to be done, 20 refused for good, anything else failed. Steps: `stop
+//! seal promote publish follow weigh verify-stopped`, and with `loss = "demote"` `demote verify-demoted` in place of `stop
+//! verify-stopped`. `BCP_DEADLINE`: end of the lease, milliseconds of CLOCK_BOOTTIME; empty
+//! where none is needed. `BCP_KEY`: idempotency key of the order; empty for stops. `BCP_LIMIT`: milliseconds that
+//! the step may take. The program is the operator's, or this one
 //! ([`crate::act`]).
 //!
 //! A started program waits at a gate of its own (a line on its standard input) until its process group is known to the
@@ -20,6 +22,7 @@ use std::time::{Duration, Instant};
 use bcp_wire::control::StepOutcome;
 use bcp_wire::{Epoch, Id, Site};
 
+use super::config::Loss;
 use super::record::BootMs;
 use super::store::ProcessMark;
 
@@ -38,6 +41,8 @@ pub struct Script {
     pub argv: Vec<String>,
     pub ticket: Id,
     pub site: Site,
+    /// Which steps a stop is.
+    pub loss: Loss,
     pub log: PathBuf,
     /// What stops say; not on a disk.
     pub stop_log: PathBuf,
@@ -52,6 +57,8 @@ pub struct Call {
     pub deadline: Option<BootMs>,
     /// JSON object.
     pub params: String,
+    /// Of the order; stops that nobody ordered have none.
+    pub key: String,
 }
 
 /// A program that waits for [`Running::go`] or runs.
@@ -99,6 +106,7 @@ impl Script {
             .env("BCP_HOLDER", holder)
             .env("BCP_DEADLINE", deadline)
             .env("BCP_PARAMS", &call.params)
+            .env("BCP_KEY", &call.key)
             .env("BCP_LIMIT", limit.as_millis().to_string())
             .stdin(Stdio::piped())
             .stdout(stdout)
@@ -138,15 +146,24 @@ impl Script {
     /// A stop that hangs is killed while there is time left to look, for the service may be stopped all the same.
     #[must_use]
     pub fn stop_and_verify(&self, epoch: Epoch, holder: Option<Site>, limit: Duration) -> Ended {
-        let call = |step| Call { step, epoch, holder, deadline: None, params: "{}".to_owned() };
+        let call = |step| Call { step, epoch, holder, deadline: None, params: "{}".to_owned(), key: String::new() };
+        let (stop, verify) = takedown(self.loss);
         let script = Script { log: self.stop_log.clone(), ..self.clone() };
         let began = Instant::now();
-        let stopped = script.run(&call("stop"), limit / 4 * 3);
-        let mut verified = script.run(&call("verify-stopped"), limit.saturating_sub(began.elapsed()));
+        let stopped = script.run(&call(stop), limit / 4 * 3);
+        let mut verified = script.run(&call(verify), limit.saturating_sub(began.elapsed()));
         if !succeeded(verified.outcome) && !succeeded(stopped.outcome) {
             verified.detail = stopped.detail.or(verified.detail);
         }
         verified
+    }
+}
+
+/// The step that takes a service down, and the one that looks whether it is down.
+const fn takedown(loss: Loss) -> (&'static str, &'static str) {
+    match loss {
+        Loss::Demote => ("demote", "verify-demoted"),
+        Loss::Stop | Loss::Fence | Loss::Freeze => ("stop", "verify-stopped"),
     }
 }
 
@@ -239,19 +256,26 @@ mod tests {
 
     use bcp_wire::control::StepOutcome;
 
-    use super::{Call, Script};
+    use super::{Call, Loss, Script};
     use crate::gate::record::BootMs;
 
     fn script(name: &str, text: &str) -> Script {
         let log = std::env::temp_dir().join(format!("bcp-script-{name}-{}", std::process::id()));
         let argv = ["/bin/sh", "-c", text].map(str::to_owned).to_vec();
         let stop_log = log.with_extension("stop");
-        Script { argv, ticket: "rx".parse().unwrap(), site: bcp_wire::Site::A, log, stop_log }
+        Script { argv, ticket: "rx".parse().unwrap(), site: bcp_wire::Site::A, loss: Loss::Stop, log, stop_log }
     }
 
     fn call() -> Call {
         let epoch = "1.4".parse().unwrap();
-        Call { step: "promote", epoch, holder: None, deadline: Some(BootMs(7)), params: "{}".to_owned() }
+        Call {
+            step: "promote",
+            epoch,
+            holder: None,
+            deadline: Some(BootMs(7)),
+            params: "{}".to_owned(),
+            key: "k".to_owned(),
+        }
     }
 
     #[test]
@@ -269,6 +293,16 @@ mod tests {
                 assert_eq!(ended.detail.as_deref(), Some("exit 3: no such thing"));
             }
         }
+    }
+
+    #[test]
+    fn a_demotion_is_verified_as_one() {
+        let mut script = script("demote", "[ $BCP_STEP = demote -o $BCP_STEP = verify-demoted ]");
+        let stop = || script.stop_and_verify("1.4".parse().unwrap(), None, Duration::from_secs(5)).outcome;
+        assert_eq!(stop(), StepOutcome::Failed);
+        script.loss = Loss::Demote;
+        let ended = script.stop_and_verify("1.4".parse().unwrap(), None, Duration::from_secs(5));
+        assert_eq!(ended.outcome, StepOutcome::Done, "{ended:?}");
     }
 
     #[test]

@@ -45,7 +45,11 @@ impl GateSetup {
 
     /// The program that carries out a ticket's steps: the operator's, or this one.
     fn argv(&self, ticket: &TicketConfig) -> Vec<String> {
-        if ticket.actuators.is_empty() { ticket.script.clone() } else { act::own_argv(&ticket.id, &ticket.actuators) }
+        if ticket.actuators.is_empty() {
+            ticket.script.clone()
+        } else {
+            act::own_argv(&ticket.id, &ticket.actuators, &self.resolver)
+        }
     }
 
     #[must_use]
@@ -54,6 +58,7 @@ impl GateSetup {
             argv: self.argv(ticket),
             ticket: ticket.id.clone(),
             site: self.site,
+            loss: ticket.loss,
             log: store.step_log(),
             stop_log: store.stop_log(),
         }

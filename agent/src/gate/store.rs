@@ -153,6 +153,8 @@ impl Drop for Locked {
 
 /// Tells one written version of a file from another.
 pub type Version = Option<(u64, i64, i64, u64)>;
+/// Of a record that was written and not looked at since.
+pub const WRITTEN: Version = Some((0, 0, 0, 0));
 
 impl Store {
     /// `dir` on the disk, `run` in memory.

@@ -59,6 +59,36 @@ pub struct TicketSync {
     /// The service may run here although it should not: a stop was tried and is not verified. No wait stands in for it.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub unstopped: bool,
+    /// What this gate does when its lease runs out. Absent in what older gates say; they stop.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub loss: Option<Loss>,
+}
+
+/// What happens at a site whose lease has run out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Loss {
+    /// Nothing: the service is active at several sites, and the ticket guards their weights only. Nothing is promoted either.
+    Freeze,
+    /// The copy writes no more and goes on answering reads.
+    Demote,
+    /// The service is stopped.
+    #[default]
+    Stop,
+    /// It is stopped under a watchdog that resets the machine if that fails.
+    Fence,
+}
+
+impl Loss {
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Loss::Freeze => "freeze",
+            Loss::Demote => "demote",
+            Loss::Stop => "stop",
+            Loss::Fence => "fence",
+        }
+    }
 }
 
 /// Freshness of one copy of the data.

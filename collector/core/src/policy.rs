@@ -10,6 +10,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use bcp_wire::control::Loss;
 use bcp_wire::{Id, Site};
 
 pub use check::{Fault, MAX_DURATION_MS, Problem, RHO_PERCENT};
@@ -127,6 +128,26 @@ pub enum LossPolicy {
     Demote,
     Stop,
     Fence,
+}
+
+impl TicketPolicy {
+    /// Where a gate would do something else than this when its lease runs out: then nobody may rely on it. Nothing of an
+    /// active-active service is promoted, so nothing of it is lost.
+    #[must_use]
+    pub fn loss_differs(&self, said: Option<Loss>) -> Option<String> {
+        let wanted = match self.loss {
+            LossPolicy::Freeze => Loss::Freeze,
+            LossPolicy::Demote => Loss::Demote,
+            LossPolicy::Stop => Loss::Stop,
+            LossPolicy::Fence => Loss::Fence,
+        };
+        // A gate that does not say is an older one, and stops.
+        let does = said.unwrap_or_default();
+        let differs = self.kind == TicketKind::ActivePassive && does != wanted;
+        differs.then(|| {
+            format!("the policy says loss = \"{}\", this gate is set to \"{}\"", wanted.as_str(), does.as_str())
+        })
+    }
 }
 
 impl fmt::Display for MoveWhen {

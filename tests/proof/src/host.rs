@@ -10,7 +10,7 @@ mod warden;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use bcp_agent::gate::config::GateTiming;
+use bcp_agent::gate::config::{GateTiming, Loss};
 use bcp_agent::gate::machine::{Action, Event, FoundDeadline, Machine, Peer, Terms};
 use bcp_agent::gate::record::{BootMs, Brief, Record};
 use bcp_core::policy::Timing;
@@ -357,6 +357,7 @@ impl Host {
             gate: self.gate.clone(),
             ticket: ticket.clone(),
             timing: gate_timing(&self.timing),
+            loss: Loss::Stop,
             failsafe: self.failsafe,
             peers: self.peers.clone(),
             boot_id: format!("boot-{}", self.boots),

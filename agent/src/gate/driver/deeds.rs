@@ -15,7 +15,7 @@ use crate::gate::boot_ms;
 use crate::gate::machine::{Action, Event};
 use crate::gate::record::BootMs;
 use crate::gate::script::Call;
-use crate::gate::store::{DeadlineFile, StoreError};
+use crate::gate::store::{DeadlineFile, StoreError, WRITTEN};
 
 impl Post {
     /// What the warden, or a disk, changed since the last look.
@@ -94,17 +94,19 @@ impl Gate {
         for action in actions {
             let Some(post) = self.posts.get_mut(id) else { break };
             match action {
-                Action::Persist(record) => {
-                    match post.store.write(&record) {
-                        Ok(()) => post.machine.saved(&record),
-                        Err(error) => {
-                            tracing::error!(%error, ticket = %id, "the record cannot be stored; nothing is begun on it");
-                            post.machine.not_stored(&error.to_string());
-                            stored = false;
-                        }
+                Action::Persist(record) => match post.store.write(&record) {
+                    Ok(()) => {
+                        post.machine.saved(&record);
+                        // One that vanished meanwhile is missed at the next look.
+                        post.version = post.store.version().or(WRITTEN);
                     }
-                    post.version = post.store.version();
-                }
+                    Err(error) => {
+                        tracing::error!(%error, ticket = %id, "the record cannot be stored; nothing is begun on it");
+                        post.machine.not_stored(&error.to_string());
+                        stored = false;
+                        post.version = post.store.version();
+                    }
+                },
                 Action::NoteDeadline { epoch, deadline } => {
                     let before = post.deadline.replace((epoch, deadline));
                     let fault = self.write_deadline(id).err().map(|error| error.to_string());
@@ -183,6 +185,7 @@ impl Gate {
         let Some(post) = self.posts.get_mut(id) else { return Ok(()) };
         tracing::info!(ticket = %id, step = order.kind.as_str(), epoch = %order.epoch, key = %order.key, "step begins");
         let call = Call {
+            key: order.key.clone(),
             step: order.kind.as_str(),
             epoch: order.epoch,
             holder: Some(order.holder),

@@ -7,7 +7,9 @@ use bcp_wire::Epoch;
 use bcp_wire::control::StepOutcome;
 
 use super::{Action, Job, Machine};
+use crate::gate::config::Loss;
 use crate::gate::record::{BootMs, Record};
+use crate::gate::watchdog::Fence;
 
 /// A record that was lost is said for this long: enough for the ledger and an alarm. A gate with trouble is given no ticket.
 const LOST_SHOWN_MS: u64 = 5_000;
@@ -25,9 +27,32 @@ pub(super) struct Faults {
     unstopped: bool,
     /// Until when it is said.
     lost: Option<(BootMs, String)>,
+    /// What the warden says of the watchdog, where one is needed.
+    fence: Option<Fence>,
 }
 
 impl Faults {
+    pub(super) fn new(loss: Loss) -> Faults {
+        let unknown = || Fence::Unusable { reason: "its warden was not heard of yet".to_owned() };
+        Faults { fence: (loss == Loss::Fence).then(unknown), ..Faults::default() }
+    }
+
+    /// Why nothing may be promoted, where a watchdog is needed.
+    pub(super) fn unfenced(&self) -> Option<String> {
+        match self.fence.as_ref()? {
+            Fence::Armed => None,
+            Fence::Ready => Some("the watchdog is being armed".to_owned()),
+            Fence::Unusable { reason } => Some(reason.clone()),
+        }
+    }
+
+    fn no_fence(&self) -> Option<String> {
+        match self.fence.as_ref()? {
+            Fence::Armed | Fence::Ready => None,
+            Fence::Unusable { reason } => Some(format!("it has no watchdog: {reason}")),
+        }
+    }
+
     /// The files were looked at: this machine is stepped.
     pub(super) fn looked(&mut self, now: BootMs) {
         (self.blind, self.unstopped) = (None, false);
@@ -46,14 +71,26 @@ impl Faults {
 impl Machine {
     /// For the operator: what is wrong around this gate before what is wrong with its service.
     pub(super) fn trouble(&self) -> Option<String> {
-        let Faults { store, note, blind, unstopped: _, lost } = &self.faults;
+        let Faults { store, note, blind, unstopped: _, lost, fence: _ } = &self.faults;
         let lost = lost.as_ref().map(|(_, what)| what);
-        blind.as_ref().or(store.as_ref()).or(note.as_ref()).or(lost).or(self.trouble.as_ref()).cloned()
+        blind
+            .as_ref()
+            .or(store.as_ref())
+            .or(note.as_ref())
+            .or(lost)
+            .cloned()
+            .or_else(|| self.faults.no_fence())
+            .or_else(|| self.trouble.clone())
+    }
+
+    /// What the warden says of the watchdog; told where this ticket needs one.
+    pub fn fence_heard(&mut self, fence: Fence) {
+        self.faults.fence = Some(fence);
     }
 
     /// No lease, and none on its way.
     pub(super) fn let_go(&mut self) {
-        (self.lease, self.noting, self.round) = (None, None, None);
+        (self.lease, self.noting, self.round, self.awaiting) = (None, None, None, None);
     }
 
     /// This record is on the disk.

@@ -3,6 +3,7 @@
 use bcp_wire::control::{StepKind, StepOrder, StepOutcome, StepReport};
 
 use super::{Action, Job, Machine, REPORTS_MAX, STOP_RETRY_MS};
+use crate::gate::config::Loss;
 use crate::gate::record::{BootMs, LastStep};
 
 impl Machine {
@@ -11,6 +12,7 @@ impl Machine {
     }
 
     pub(super) fn consider(&mut self, now: BootMs, order: StepOrder, out: &mut Vec<Action>) {
+        self.awaiting = None;
         if let Some(report) = self.knows(&order.key).cloned() {
             // Asked again: the collector has not got the report. It goes with the next renewal.
             if !self.record.reports.contains(&report) {
@@ -44,6 +46,10 @@ impl Machine {
             if running.key == order.key || !urgent {
                 return;
             }
+        }
+        if self.terms.loss == Loss::Freeze && matches!(order.kind, StepKind::Promote | StepKind::Publish) {
+            self.reject(&order, "this gate is set to loss = freeze: it could not stop what it promotes", out);
+            return;
         }
         match order.kind {
             StepKind::Stop => self.begin_stop(now, "ordered".to_owned(), Some(order), out),
@@ -84,20 +90,39 @@ impl Machine {
                     // The next renewal is at most one interval away, and the order is repeated with its answer.
                     self.trouble = Some("waiting for a confirmed lease before promoting".to_owned());
                 }
-                Some(lease) => {
-                    let was = self.record.may_run;
-                    self.record.may_run = true;
-                    self.record.promise = None;
-                    self.record.last_step =
-                        Some(LastStep { key: order.key.clone(), kind: order.kind, epoch: order.epoch });
-                    self.commit(out);
-                    if !was {
-                        let (epoch, reason) = (order.epoch, "promotion begins".to_owned());
-                        out.push(Action::NoteActive { epoch, active: true, reason });
+                Some(lease) => match self.faults.unfenced() {
+                    Some(reason) => {
+                        self.trouble = Some(format!("waiting for its fence: {reason}"));
+                        self.awaiting = Some(order);
                     }
-                    self.run(order, Some(lease.deadline), out);
-                }
+                    None => self.promote(order, lease.deadline, out),
+                },
             }
+        }
+    }
+
+    /// Stored as running before it begins.
+    fn promote(&mut self, order: StepOrder, deadline: BootMs, out: &mut Vec<Action>) {
+        let was = self.record.may_run;
+        self.record.may_run = true;
+        self.record.promise = None;
+        self.record.last_step = Some(LastStep { key: order.key.clone(), kind: order.kind, epoch: order.epoch });
+        self.commit(out);
+        if !was {
+            let (epoch, reason) = (order.epoch, "promotion begins".to_owned());
+            out.push(Action::NoteActive { epoch, active: true, reason });
+        }
+        self.run(order, Some(deadline), out);
+    }
+
+    /// The watchdog is armed meanwhile: what waited for it need not wait for the next answer.
+    pub(super) fn go_on_fenced(&mut self, now: BootMs, out: &mut Vec<Action>) {
+        if self.faults.unfenced().is_none()
+            && let Some(order) = self.awaiting.take()
+            && order.epoch == self.record.epoch
+        {
+            self.trouble = None;
+            self.consider(now, order, out);
         }
     }
 

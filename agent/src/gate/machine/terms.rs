@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use bcp_wire::control::{PromiseAnswer, PromiseAsk, StepOrder, StepOutcome, TicketAnswer};
 use bcp_wire::{Epoch, Id, Site};
 
-use crate::gate::config::GateTiming;
+use crate::gate::config::{GateTiming, Loss};
 use crate::gate::record::{BootMs, Record};
 
 /// A gate of another site.
@@ -18,6 +18,7 @@ pub struct Terms {
     pub gate: Id,
     pub ticket: Id,
     pub timing: GateTiming,
+    pub loss: Loss,
     pub failsafe: bool,
     /// All that must promise. Empty: no failsafe.
     pub peers: BTreeSet<Peer>,

@@ -476,7 +476,10 @@ fn missing_gates(ticket: &Ticket, site: Site, facts: Facts<'_>) -> Vec<Block> {
         .filter_map(|(id, gate)| match &gate.trouble {
             _ if !gate.present(facts.now, fresh_ms) => Some(Block::GateMissing { site, gate: id.clone() }),
             Some(trouble) => Some(Block::GateTrouble { site, gate: id.clone(), trouble: trouble.clone() }),
-            None => None,
+            None => {
+                let trouble = facts.rule.loss_differs(gate.loss);
+                trouble.map(|trouble| Block::GateTrouble { site, gate: id.clone(), trouble })
+            }
         })
         .collect()
 }

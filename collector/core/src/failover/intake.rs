@@ -97,9 +97,9 @@ fn hear(record: &mut GateRecord, said: &TicketSync, speaker: Speaker<'_>, timing
     }
     record.heard = Some(speaker.now);
     let trouble = said.trouble.as_deref().map(clip);
-    let changed = record.trouble != trouble || record.unstopped != said.unstopped || !unbroken;
-    (record.trouble, record.unstopped) = (trouble, said.unstopped);
-    changed
+    let before = (record.trouble.take(), record.unstopped, record.loss);
+    (record.trouble, record.unstopped, record.loss) = (trouble, said.unstopped, said.loss);
+    before != (record.trouble.clone(), record.unstopped, record.loss) || !unbroken
 }
 
 /// A gate is present while it was heard within four renewals.

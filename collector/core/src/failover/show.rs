@@ -67,7 +67,7 @@ impl State {
                 within_ms: asked.until.since(facts.now),
             }),
             weights: ticket.weights.clone(),
-            unfenced: rule.mode == Mode::Auto && (rule.accept_unfenced || rule.loss == LossPolicy::Fence),
+            unfenced: rule.mode == Mode::Auto && rule.accept_unfenced && rule.loss != LossPolicy::Fence,
             can_failover_now: can_failover(ticket, facts),
             history: ticket.history.clone(),
             rule_hash: ticket.rule_hash.clone(),

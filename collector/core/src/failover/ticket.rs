@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use bcp_wire::control::{Phase, ServiceFacts};
+use bcp_wire::control::{Loss, Phase, ServiceFacts};
 use bcp_wire::{Epoch, Id, Site};
 
 use super::decide::Cause;
@@ -105,6 +105,9 @@ pub struct GateRecord {
     /// It said last that a stop is not verified: the service may run there, and no wait stands in for that.
     #[serde(default)]
     pub unstopped: bool,
+    /// What it does when its lease runs out; `None`: an older gate, which stops.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub loss: Option<Loss>,
     /// Whether its copy said in this epoch that the standby has everything.
     pub says_in_sync: Option<bool>,
     pub renewals: Vec<Renewal>,
@@ -266,6 +269,7 @@ impl GateRecord {
             present_since: None,
             trouble: None,
             unstopped: false,
+            loss: None,
             says_in_sync: None,
             renewals: Vec::new(),
             sealed: Epoch::NONE,

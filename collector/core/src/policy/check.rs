@@ -58,17 +58,17 @@ pub enum Problem {
     #[error("tickets depend on each other in a circle: {circle}")]
     Circle { circle: String },
     #[error(
-        "nothing outside the machine fences a lost holder: mode auto needs accept_unfenced = true, which every page will show"
+        "nothing fences a lost holder: mode auto needs loss = \"fence\" or accept_unfenced = true, which every page will show"
     )]
     Unfenced,
     #[error(
-        "gates drive no watchdog yet, so nothing would be fenced and every page would say that it is; use \"stop\", and accept_unfenced = true for mode auto"
+        "with \"freeze\" nothing stops when the lease runs out, so two sites would be active; use \"stop\", \"demote\" or \"fence\""
     )]
-    NoFence,
+    NothingStops,
     #[error(
-        "gates can only stop a service whose lease has run out, and would do that in place of \"{loss}\"; use \"stop\""
+        "nothing of an active-active service is promoted or stopped, so \"{loss}\" would do nothing; use \"freeze\""
     )]
-    LossNotDone { loss: &'static str },
+    NothingToStop { loss: &'static str },
     #[error(
         "{what} cannot change while site {site} holds it (epoch {epoch}); stop its gates there first, or use another name"
     )]
@@ -211,7 +211,9 @@ impl Policy {
             let (key, problem) = match ticket {
                 _ if ticket.sites.contains(&Site::W) => ("sites", Problem::WitnessHolds),
                 _ if ticket.emergency.is_some_and(|site| site != Site::W) => ("emergency", Problem::Emergency),
-                _ if ticket.loss == LossPolicy::Fence => ("loss", Problem::NoFence),
+                _ if ticket.kind == TicketKind::ActivePassive && ticket.loss == LossPolicy::Freeze => {
+                    ("loss", Problem::NothingStops)
+                }
                 _ => return None,
             };
             Some(Fault { path: path(&["ticket", id.as_str(), key]), problem })
@@ -254,12 +256,13 @@ impl Policy {
         }
         let passive = ticket.kind == TicketKind::ActivePassive;
         match ticket.loss {
-            LossPolicy::Fence => add("loss", Problem::NoFence),
-            LossPolicy::Freeze if passive => add("loss", Problem::LossNotDone { loss: "freeze" }),
-            LossPolicy::Demote if passive => add("loss", Problem::LossNotDone { loss: "demote" }),
-            LossPolicy::Stop | LossPolicy::Freeze | LossPolicy::Demote => {}
+            LossPolicy::Freeze if passive => add("loss", Problem::NothingStops),
+            LossPolicy::Demote if !passive => add("loss", Problem::NothingToStop { loss: "demote" }),
+            LossPolicy::Fence if !passive => add("loss", Problem::NothingToStop { loss: "fence" }),
+            // Of an active-active service `stop` is taken for what it is without a key: nothing.
+            LossPolicy::Stop | LossPolicy::Freeze | LossPolicy::Demote | LossPolicy::Fence => {}
         }
-        if passive && ticket.mode == Mode::Auto && !ticket.accept_unfenced {
+        if passive && ticket.mode == Mode::Auto && !ticket.accept_unfenced && ticket.loss != LossPolicy::Fence {
             add("mode", Problem::Unfenced);
         }
         match ticket.mode {
@@ -422,6 +425,7 @@ mod sample;
 mod tests {
     use super::*;
     use crate::policy::ServicePolicy;
+    use bcp_wire::control::Loss;
     use std::collections::BTreeMap;
 
     use super::sample::{id, passive};
@@ -478,7 +482,7 @@ mod tests {
         bad.sites = vec![Site::A, Site::W, Site::A];
         bad.service = id("nothing");
         bad.preferred = Some(Site::B);
-        (bad.loss, bad.accept_unfenced) = (LossPolicy::Fence, false);
+        (bad.loss, bad.accept_unfenced) = (LossPolicy::Freeze, false);
         bad.depends_on = vec![id("ghost")];
         let found = faults(&policy(&[("rx", bad)]));
         for key in ["service", "sites", "gates", "preferred", "mode", "loss", "depends_on"] {
@@ -491,17 +495,39 @@ mod tests {
         let with = |kind, loss| faults(&policy(&[("rx", TicketPolicy { kind, loss, ..ticket() })])).join("; ");
         let (passive, active) = (TicketKind::ActivePassive, TicketKind::ActiveActive);
         for (kind, loss, says) in [
-            (passive, LossPolicy::Fence, "ticket.rx.loss: gates drive no watchdog yet"),
-            (active, LossPolicy::Fence, "ticket.rx.loss: gates drive no watchdog yet"),
-            (passive, LossPolicy::Freeze, "in place of \"freeze\""),
-            (passive, LossPolicy::Demote, "in place of \"demote\""),
+            (active, LossPolicy::Fence, "\"fence\" would do nothing"),
+            (active, LossPolicy::Demote, "\"demote\" would do nothing"),
+            (passive, LossPolicy::Freeze, "two sites would be active"),
         ] {
             assert!(with(kind, loss).contains(says), "{kind:?} {loss:?}: {}", with(kind, loss));
         }
-        assert_eq!(with(active, LossPolicy::Freeze), "");
+        for (kind, loss) in [(active, LossPolicy::Freeze), (passive, LossPolicy::Fence), (passive, LossPolicy::Demote)]
+        {
+            assert_eq!(with(kind, loss), "");
+        }
         // The log refuses it as well, whoever proposed it.
-        let fenced = policy(&[("rx", TicketPolicy { loss: LossPolicy::Fence, ..ticket() })]);
-        assert_eq!(fenced.unsafe_fault().map(|fault| fault.problem), Some(Problem::NoFence));
+        let frozen = policy(&[("rx", TicketPolicy { loss: LossPolicy::Freeze, ..ticket() })]);
+        assert_eq!(frozen.unsafe_fault().map(|fault| fault.problem), Some(Problem::NothingStops));
+    }
+
+    #[test]
+    fn only_a_fence_stands_in_for_a_word_of_the_operator() {
+        let auto = |loss| TicketPolicy { mode: Mode::Auto, accept_unfenced: false, loss, ..ticket() };
+        assert_eq!(faults(&policy(&[("rx", auto(LossPolicy::Fence))])), Vec::<String>::new());
+        let stop = faults(&policy(&[("rx", auto(LossPolicy::Stop))]));
+        assert!(stop[0].starts_with("ticket.rx.mode: nothing fences"), "{stop:?}");
+    }
+
+    #[test]
+    fn a_gate_that_is_set_otherwise_is_not_relied_on() {
+        let differs = |loss, said| TicketPolicy { loss, ..ticket() }.loss_differs(said);
+        assert_eq!(differs(LossPolicy::Stop, None), None, "an older gate stops");
+        assert_eq!(differs(LossPolicy::Fence, Some(Loss::Fence)), None);
+        let text = differs(LossPolicy::Fence, Some(Loss::Stop)).unwrap();
+        assert_eq!(text, "the policy says loss = \"fence\", this gate is set to \"stop\"");
+        assert!(differs(LossPolicy::Demote, None).is_some());
+        let active = TicketPolicy { kind: TicketKind::ActiveActive, loss: LossPolicy::Freeze, ..ticket() };
+        assert_eq!(active.loss_differs(Some(Loss::Stop)), None);
     }
 
     #[test]

@@ -143,6 +143,7 @@ impl Hand {
                 facts: Some(facts),
                 trouble: None,
                 unstopped: false,
+                loss: None,
             };
             change(name, &mut said);
             said
@@ -168,6 +169,7 @@ impl Hand {
             facts: None,
             trouble: None,
             unstopped: false,
+            loss: None,
         };
         let gate = id(&format!("host-{site}"));
         let sync = GateSync { site, gate: gate.clone(), nonce: 0, seq: 0, tickets: vec![said] };

@@ -193,6 +193,7 @@ impl Gate {
             facts: Some(facts),
             trouble: None,
             unstopped: false,
+            loss: None,
         };
         GateSync { site: self.site, gate: self.id.clone(), nonce, seq: self.seq, tickets: vec![ticket] }
     }
