@@ -23,7 +23,7 @@ use crate::reading_table::{self, DeviceRows};
 use crate::resolver::Resolver;
 use crate::run::{self, SetLogLevel};
 use crate::span::Span;
-use crate::{act, clock, discover, gate, source, status, warden};
+use crate::{act, clock, discover, gate, postgres, source, status, warden};
 
 /// sysexits.h EX_USAGE.
 const EXIT_CONFIG: u8 = 64;
@@ -80,6 +80,13 @@ enum Command {
     Act {
         #[command(flatten)]
         given: act::Given,
+        #[arg(long, value_name = "ID")]
+        ticket: Id,
+    },
+    /// Tell the gate how the data of this site's PostgreSQL are, until SIGTERM: `facts_url` and `sync_url` of the ticket
+    PostgresCopy {
+        #[command(flatten)]
+        file: ConfigFile,
         #[arg(long, value_name = "ID")]
         ticket: Id,
     },
@@ -154,6 +161,7 @@ pub fn main(args: impl Iterator<Item = OsString>) -> ExitCode {
         Command::Discover(wanted) => in_runtime(discover(wanted)),
         Command::Status { file, json } => with_config(&file.config, |config| show_status(config, json)),
         Command::Act { given, ticket } => act::main(&ticket, &given),
+        Command::PostgresCopy { file, ticket } => with_config(&file.config, |config| copy_postgres(config, ticket)),
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "bcp-agent", &mut std::io::stdout());
             ExitCode::SUCCESS
@@ -238,6 +246,29 @@ fn stop_on_signals(stop: Arc<AtomicBool>) -> std::io::Result<()> {
         stop.store(true, Ordering::Relaxed);
     })?;
     Ok(())
+}
+
+async fn copy_postgres(config: Config, ticket: Id) -> anyhow::Result<ExitCode> {
+    let tickets = config.gate.map(|gate| gate.tickets).unwrap_or_default();
+    let found = tickets.into_iter().find(|found| found.id == ticket);
+    let found = found.ok_or_else(|| anyhow::anyhow!("there is no ticket `{ticket}` under [gate]"))?;
+    let postgres = found.actuators.into_iter().find_map(|actuator| match actuator {
+        act::Actuator::Postgres(postgres) => Some(*postgres),
+        _ => None,
+    });
+    let postgres = postgres.ok_or_else(|| anyhow::anyhow!("ticket `{ticket}` has no actuator of kind postgres"))?;
+    let (stop, shutdown) = tokio::sync::watch::channel(false);
+    let (mut term, mut int) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    tokio::spawn(async move {
+        tokio::select! {
+            _ = term.recv() => {}
+            _ = int.recv() => {}
+        }
+        // The sidecar may have ended by itself.
+        let _ = stop.send(true);
+    });
+    postgres::copy::run(postgres, shutdown).await?;
+    Ok(ExitCode::SUCCESS)
 }
 
 /// Output that nobody reads any more (`| head`) is no fault.

@@ -9,6 +9,7 @@
 //! | [`discover`] | looks at addresses and proposes devices |
 //! | [`outbound`] | what sources hand to the publisher |
 //! | [`publish`], [`spool`] | the MQTT session and the outbox on disk |
+//! | [`postgres`] | PostgreSQL as a guarded service, and its sidecar |
 //! | [`gate`], [`act`] | tickets, leases and steps of failover; the built-in actuators |
 //! | [`resolver`] | names of hosts to addresses |
 //! | [`clock`], [`service_manager`] | how far the wall clock may be trusted; what systemd is told |
@@ -30,6 +31,7 @@ pub mod gate;
 pub mod oid;
 pub mod outbound;
 pub mod plan;
+pub mod postgres;
 pub mod profile;
 pub mod publish;
 pub mod reading_table;

@@ -10,6 +10,7 @@
 //! | [`haproxy`] | servers of an HAProxy on this host |
 //! | [`dns`] | a name, with a compare-and-set of the epoch at the name server |
 //! | [`http`] | whatever is behind a webhook |
+//! | [`crate::postgres`] | a PostgreSQL server of this host |
 //!
 //! Invariants:
 //! * what brings something up is done in the order of the configuration and ends at the first failure; what takes something
@@ -29,6 +30,8 @@ use std::time::Duration;
 use bcp_wire::Site;
 use serde::{Deserialize, Serialize};
 
+use crate::postgres::{Postgres, PostgresError};
+
 pub use command::{Given, main, own_argv};
 pub use step::{Effect, LeaseOver, Step, StepError, StepName};
 
@@ -40,6 +43,7 @@ pub const MAX_ACTUATORS: usize = 16;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "lowercase")]
 pub enum Actuator {
+    Postgres(Box<Postgres>),
     Systemd(systemd::Systemd),
     Haproxy(haproxy::Haproxy),
     Dns(dns::Dns),
@@ -57,6 +61,8 @@ pub enum ActError {
     #[error("not done within its share of the step, {ms} ms")]
     Late { ms: u128 },
     #[error(transparent)]
+    Postgres(PostgresError),
+    #[error(transparent)]
     Systemd(#[from] systemd::SystemdError),
     #[error(transparent)]
     Haproxy(#[from] haproxy::HaproxyError),
@@ -66,11 +72,18 @@ pub enum ActError {
     Http(#[from] http::HttpError),
 }
 
+impl From<PostgresError> for ActError {
+    fn from(error: PostgresError) -> ActError {
+        if error.is_final() { ActError::Vetoed { reason: error.to_string() } } else { ActError::Postgres(error) }
+    }
+}
+
 impl Actuator {
     /// What its faults and words are headed by.
     #[must_use]
     pub fn name(&self) -> String {
         match self {
+            Actuator::Postgres(postgres) => format!("postgres on {}", postgres.port),
             Actuator::Systemd(systemd) => systemd.unit.clone(),
             Actuator::Haproxy(_) => "haproxy".to_owned(),
             Actuator::Dns(_) => "dns".to_owned(),
@@ -82,6 +95,7 @@ impl Actuator {
     #[must_use]
     pub fn faults(&self) -> Vec<(String, String)> {
         match self {
+            Actuator::Postgres(postgres) => postgres.faults(),
             Actuator::Systemd(systemd) => systemd.faults(),
             Actuator::Haproxy(haproxy) => haproxy.faults(),
             Actuator::Dns(dns) => dns.faults(),
@@ -94,7 +108,7 @@ impl Actuator {
     pub fn faults_at(&self, site: Site) -> Vec<(String, String)> {
         match self {
             Actuator::Haproxy(haproxy) => haproxy.faults_at(site),
-            Actuator::Systemd(_) | Actuator::Dns(_) | Actuator::Http(_) => Vec::new(),
+            Actuator::Postgres(_) | Actuator::Systemd(_) | Actuator::Dns(_) | Actuator::Http(_) => Vec::new(),
         }
     }
 
@@ -105,6 +119,7 @@ impl Actuator {
     pub async fn carry_out(&self, step: &Step, limit: Duration) -> Result<Effect, ActError> {
         let work = async {
             match self {
+                Actuator::Postgres(postgres) => postgres.carry_out(step, limit).await,
                 Actuator::Systemd(systemd) => systemd.carry_out(step, limit).await,
                 Actuator::Haproxy(haproxy) => haproxy.carry_out(step).await,
                 Actuator::Dns(dns) => dns.carry_out(step).await,

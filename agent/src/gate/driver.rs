@@ -24,7 +24,7 @@ use super::listener::{self, Asked};
 use super::machine::{Event, FoundDeadline, Machine, Peer, Terms, TicketFigures};
 use super::record::{BootMs, Record};
 use super::script::{Ended, Script, succeeded};
-use super::service::Word;
+use super::service::{self, Word};
 use super::setup::{GateError, GateSetup};
 use super::store::{ProcessMark, StopMark, Store, StoreError, Version};
 use super::{boot_id, boot_ms, watchdog};
@@ -422,6 +422,9 @@ impl Gate {
                 if let Some(post) = self.posts.get_mut(&ticket) {
                     post.facts_asked = false;
                     if let Some(facts) = facts {
+                        // Writers may wait for what the log says to it.
+                        let before = post.facts.as_ref().map(|(_, facts)| facts);
+                        self.sync_wanted |= service::is_urgent(before, &facts);
                         post.facts = Some((boot_ms(), facts));
                     }
                 }

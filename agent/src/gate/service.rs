@@ -25,6 +25,15 @@ pub fn wish(facts: &ServiceFacts) -> Option<u64> {
     (facts.wants_alone && facts.wish != 0).then_some(facts.wish)
 }
 
+/// Facts that are not kept for the next renewal: a copy that becomes active, a wish that begins, a standby that is in sync or
+/// not any more.
+#[must_use]
+pub fn is_urgent(before: Option<&ServiceFacts>, facts: &ServiceFacts) -> bool {
+    before.is_none_or(|before| {
+        (before.role, before.peer_in_sync, wish(before)) != (facts.role, facts.peer_in_sync, wish(facts))
+    })
+}
+
 /// What to tell the service after `answer`, to a request whose facts carried `wish`. `told` is what it took last.
 #[must_use]
 pub fn word(own: Site, answer: &TicketAnswer, wish: Option<u64>, told: Option<Word>) -> Option<Word> {
@@ -90,5 +99,8 @@ mod tests {
         assert_eq!(wish(&facts(true, 4)), Some(4));
         assert_eq!(wish(&facts(true, 0)), None);
         assert_eq!(wish(&facts(false, 4)), None);
+        assert!(is_urgent(Some(&facts(false, 0)), &facts(true, 4)) && is_urgent(None, &facts(false, 0)));
+        let further = ServiceFacts { position: 2, ..facts(true, 4) };
+        assert!(!is_urgent(Some(&facts(true, 4)), &further), "how far it is can wait");
     }
 }

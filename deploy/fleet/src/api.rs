@@ -22,6 +22,7 @@ use crate::devices::Addressed;
 use crate::fleet::Fleet;
 use crate::front::{Published, Route};
 use crate::ports::BasePort;
+use crate::reference::writer::Written;
 use crate::service::{Service, Want};
 use crate::units::Process;
 use crate::visitor::Seen;
@@ -138,6 +139,9 @@ pub struct Status {
     pub links: Vec<LinkState>,
     pub front: BTreeMap<Service, Route>,
     pub visitor: Seen,
+    /// Of the reference application, where it is there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub writer: Option<Written>,
     /// As the first console that answers shows them; empty where none does.
     pub tickets: Vec<serde_json::Value>,
     pub urls: BTreeMap<String, String>,

@@ -145,6 +145,7 @@ async fn run(cli: Cli) -> ExitCode {
             let args = UpArgs {
                 data_dir: args.data_dir.or(cli.up.data_dir),
                 mosquitto: args.mosquitto.or(cli.up.mosquitto),
+                with_postgres: args.with_postgres || cli.up.with_postgres,
                 timing: args.timing.or(cli.up.timing),
             };
             return up(base, args, cli.json).await;

@@ -22,12 +22,15 @@ use crate::front::Doors;
 use crate::layout::{Layout, LayoutError};
 use crate::link::{Direction, Links};
 use crate::ports::{Lane, Port, loopback};
+use crate::reference::{self, writer, writer::Writer};
 use crate::service::{Service, Want};
 use crate::units::{self, Health, Start, Unit};
 use crate::visitor::Visitor;
 
 /// From the order to end to the end of every process.
 const END_WITHIN: Duration = Duration::from_millis(4_500);
+/// Five rows a second: a gap is seen, and the disk is not filled.
+const WRITER_PAUSE: Duration = Duration::from_millis(200);
 /// Children of a collector, which its own supervisor restarts.
 const COLLECTOR_PARTS: [&str; 4] = ["decide", "serve", "mirror", "broker"];
 
@@ -61,6 +64,7 @@ pub struct Fleet {
     links: Arc<Links>,
     doors: Arc<Doors>,
     visitor: Arc<Visitor>,
+    reference: Reference,
     units: BTreeMap<(Site, &'static str), Arc<Unit>>,
     /// Sites that were killed and not started since.
     dark: Mutex<BTreeSet<Site>>,
@@ -71,14 +75,17 @@ pub struct Fleet {
     turns: BTreeMap<(Service, Site), tokio::sync::Mutex<()>>,
 }
 
-fn unit_names(site: Site, is_external_broker: bool) -> Vec<&'static str> {
+fn unit_names(site: Site, layout: &Layout) -> Vec<&'static str> {
     let mut names = Vec::new();
-    if is_external_broker {
+    if layout.mosquitto.is_some() {
         names.push("broker");
     }
     names.extend(["devices", "collector", "gateway"]);
     if site != Site::W {
         names.extend(["prescriptions", "patient-portal", "warden"]);
+        if layout.reference.is_some() {
+            names.push("registry-copy");
+        }
     }
     names.push("host");
     names
@@ -105,6 +112,9 @@ impl Fleet {
             }
             Err(source) => return Err(UpError::Listen { port: base.fleet(), source }),
         };
+        if layout.reference.is_some() {
+            reference::SITES.iter().for_each(|site| reference::end(&layout, *site));
+        }
         check_ports(&layout).await?;
         let fault = |source| UpError::Layout { data_dir: layout.data_dir.display().to_string(), source };
         if is_fresh {
@@ -130,12 +140,13 @@ impl Fleet {
         }
         let mut all = BTreeMap::new();
         for site in Site::ALL {
-            for name in unit_names(site, layout.mosquitto.is_some()) {
+            for name in unit_names(site, &layout) {
                 let full = format!("{site}/{name}");
                 let log = layout.log(&full);
                 all.insert((site, name), Unit::new(full, site, log));
             }
         }
+        let reference = Reference::start(&layout)?;
         let http = bcp_identity::plain_http().timeout(Duration::from_secs(1)).build().map_err(UpError::Http)?;
         let turns = Service::ALL
             .into_iter()
@@ -146,6 +157,7 @@ impl Fleet {
             links,
             doors,
             visitor: Arc::default(),
+            reference,
             units: all,
             dark: Mutex::default(),
             http,
@@ -184,6 +196,9 @@ impl Fleet {
             if !self.answers(base.front(service), "/health").await {
                 waiting.push(format!("{service} for its users"));
             }
+        }
+        if self.reference.writer.as_ref().is_some_and(|writer| writer.seen().acknowledged == 0) {
+            waiting.push(format!("{} for its writer", reference::NAME));
         }
         waiting
     }
@@ -237,6 +252,10 @@ impl Fleet {
             "gateway" => own(&["agent", "run"], config("gateway")),
             "host" => own(&["agent", "run"], config("host")),
             "warden" => own(&["agent", "warden"], config("host")),
+            "registry-copy" => {
+                let ticket = [OsString::from("--ticket"), reference::NAME.into()];
+                own(&["agent", "postgres-copy"], config("host").into_iter().chain(ticket).collect())
+            }
             "prescriptions" => self.service_start(Service::Prescriptions, site, Want::Standby, Epoch::NONE),
             "patient-portal" => self.service_start(Service::PatientPortal, site, Want::Active, Epoch::NONE),
             _ => own(
@@ -265,23 +284,40 @@ impl Fleet {
         Start { program: self.layout.executable.clone(), args, env: Vec::new() }
     }
 
+    async fn end_reference(&self) {
+        if self.layout.reference.is_none() {
+            return;
+        }
+        let layout = self.layout.clone();
+        let ending = tokio::task::spawn_blocking(move || {
+            reference::SITES.iter().for_each(|site| reference::end(&layout, *site));
+        });
+        // A panic in there is said by itself.
+        let _ = ending.await;
+    }
+
     /// Ends every process; what does not go by itself is killed.
     pub async fn end(&self) {
         let roots: Vec<u32> = self.units.values().filter_map(|unit| unit.pid()).collect();
         let below = units::descendants(&roots);
-        for unit in self.units.values() {
+        if let Some(writer) = &self.reference.writer {
+            writer.end();
+        }
+        for unit in self.units.values().chain(&self.reference.door) {
             unit.down();
         }
         let all_down = async {
-            for unit in self.units.values() {
+            for unit in self.units.values().chain(&self.reference.door) {
                 unit.wait_down().await;
             }
         };
         if tokio::time::timeout(END_WITHIN, all_down).await.is_err() {
-            for unit in self.units.values() {
+            for unit in self.units.values().chain(&self.reference.door) {
                 unit.kill_and_stay_down();
             }
         }
+        // Nothing is left that would start one again.
+        self.end_reference().await;
         // Children of a unit die with it; these are the ones that a paused or broken supervisor left behind.
         for pid in below.into_iter().chain(roots) {
             let is_ours = units::arguments(pid)
@@ -292,6 +328,44 @@ impl Fleet {
             }
         }
     }
+}
+
+/// What the reference application has beside its gates.
+#[derive(Debug, Default)]
+struct Reference {
+    /// HAProxy, which belongs to no site.
+    door: Option<Arc<Unit>>,
+    writer: Option<Arc<Writer>>,
+}
+
+impl Reference {
+    fn start(layout: &Layout) -> Result<Reference, UpError> {
+        let Some(programs) = &layout.reference else { return Ok(Reference::default()) };
+        let fault = |source| UpError::Layout { data_dir: layout.data_dir.display().to_string(), source };
+        let secret = layout.reference_secret();
+        let password =
+            std::fs::read_to_string(&secret).map_err(|source| fault(LayoutError::Io { path: secret, source }))?;
+        let door = Unit::new(format!("{}/door", reference::NAME), Site::W, layout.log("registry-door"));
+        door.up(Start {
+            program: programs.haproxy.clone(),
+            args: vec!["-db".into(), "-f".into(), layout.data_dir.join("haproxy.cfg").into()],
+            env: Vec::new(),
+        });
+        let writer = Writer::start(writer::Options {
+            port: layout.base.reference_door(),
+            password: password.trim().to_owned(),
+            pause: WRITER_PAUSE,
+            connections: 1,
+            first_key: first_key(),
+        });
+        Ok(Reference { door: Some(door), writer: Some(writer) })
+    }
+}
+
+/// Keys of a fleet that is started again in the same directory are above those of the last time.
+fn first_key() -> u64 {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    since.map_or(1, |since| u64::try_from(since.as_millis()).unwrap_or(1))
 }
 
 /// Names the first port that another program holds, before anything is started.
@@ -309,6 +383,9 @@ async fn check_ports(layout: &Layout) -> Result<(), UpError> {
             (Port::GatewayStatus, "gateway agent"),
             (Port::Simulator, "simulator"),
         ];
+        if layout.reference.is_some() {
+            ports.extend([(Port::Postgres, "PostgreSQL"), (Port::PostgresCopy, "its sidecar")]);
+        }
         ports.extend(devices::inventory(site).into_iter().map(|spec| (spec.port, "simulated device")));
         for (port, what) in ports {
             let port = layout.base.site(site, port);

@@ -21,6 +21,7 @@ use rand::RngCore;
 
 use crate::devices;
 use crate::ports::BasePort;
+use crate::reference::{Programs, SeedError};
 use crate::service::{Service, journal};
 
 /// Names of the operators whose certificates are made: two, for what one alone may not do.
@@ -52,6 +53,8 @@ pub enum LayoutError {
         #[source]
         source: ed25519_dalek::pkcs8::Error,
     },
+    #[error("failed to make the reference application ready")]
+    Reference(#[from] SeedError),
     #[error("failed to seed the data of a service")]
     Journal(#[from] journal::JournalError),
 }
@@ -69,6 +72,8 @@ pub struct Layout {
     /// Use this mosquitto as the three brokers.
     pub mosquitto: Option<PathBuf>,
     pub timing: Timing,
+    /// With the reference application.
+    pub reference: Option<Programs>,
 }
 
 /// How long a disturbance lasts before it moves anything; see the timing profiles of the policy.
@@ -91,7 +96,7 @@ impl Timing {
     }
 
     /// A step of a demo service: three quarters of the profile's `stop_max`, where that is less than 3 s.
-    const fn step_timeout(self) -> &'static str {
+    pub(crate) const fn step_timeout(self) -> &'static str {
         match self {
             Timing::Metro | Timing::Wide => "3s",
             Timing::Fast => "1050ms",
@@ -162,7 +167,8 @@ impl Layout {
         self.certificates()?;
         self.write(DEVICE_KEY, devices::PASSWORD)?;
         let policy = POLICY.replacen(POLICY_TIMING, &format!("timing = \"{}\"\n", self.timing.as_str()), 1);
-        self.write("policy.toml", &format!("{policy}\n{}\n{RULES}", self.assets()))?;
+        let reference = self.reference.as_ref().map(|_| Layout::reference_policy()).unwrap_or_default();
+        self.write("policy.toml", &format!("{policy}\n{reference}\n{}\n{RULES}", self.assets()))?;
         for site in Site::ALL {
             own_dir(&self.site_dir(site))?;
             self.write_config(site, "collector", &self.collector(site, &keys))?;
@@ -172,6 +178,10 @@ impl Layout {
                 own_dir(&self.mosquitto_dir(site))?;
                 self.write(&format!("{site}/mosquitto.conf"), &self.mosquitto_text(site))?;
             }
+        }
+        if self.reference.is_some() {
+            self.write("haproxy.cfg", &self.haproxy_text())?;
+            self.prepare_reference()?;
         }
         self.seed()
     }
@@ -276,6 +286,7 @@ mod tests {
             executable: "/usr/bin/true".into(),
             mosquitto: Some("/usr/sbin/mosquitto".into()),
             timing: Timing::Fast,
+            reference: None,
         };
         layout.prepare().unwrap();
         let kept = |name: &str| fs::read(data_dir.join(name)).unwrap();

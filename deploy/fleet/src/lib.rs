@@ -20,6 +20,7 @@
 //! | [`front`], [`visitor`] | where users come in, and one who never stops |
 //! | [`devices`] | simulated devices |
 //! | [`service`] | the demo services and their actuator |
+//! | [`reference`] | two PostgreSQL servers, HAProxy and a writer |
 
 pub mod api;
 pub mod cli;
@@ -29,6 +30,7 @@ pub mod front;
 pub mod layout;
 pub mod link;
 pub mod ports;
+pub mod reference;
 pub mod service;
 pub mod signals;
 pub mod units;

@@ -54,6 +54,9 @@ pub enum Port {
     Portal,
     HostStatus,
     GatewayStatus,
+    Postgres,
+    /// Sidecar of PostgreSQL.
+    PostgresCopy,
     /// Server of a simulated device, 0 to 28.
     Device(u16),
     /// Where the simulator takes orders.
@@ -72,6 +75,8 @@ impl Port {
             Port::Portal => 12,
             Port::HostStatus => 13,
             Port::GatewayStatus => 14,
+            Port::Postgres => 15,
+            Port::PostgresCopy => 16,
             Port::Device(n) => 20 + n,
             Port::Simulator => 49,
         }
@@ -87,10 +92,21 @@ pub enum Lane {
     Prescriptions,
     Portal,
     Public,
+    Postgres,
+    PostgresCopy,
 }
 
 impl Lane {
-    pub const ALL: [Lane; 6] = [Lane::Control, Lane::Mqtt, Lane::Gate, Lane::Prescriptions, Lane::Portal, Lane::Public];
+    pub const ALL: [Lane; 8] = [
+        Lane::Control,
+        Lane::Mqtt,
+        Lane::Gate,
+        Lane::Prescriptions,
+        Lane::Portal,
+        Lane::Public,
+        Lane::Postgres,
+        Lane::PostgresCopy,
+    ];
 
     const fn offset(self) -> u16 {
         match self {
@@ -100,6 +116,8 @@ impl Lane {
             Lane::Prescriptions => 3,
             Lane::Portal => 4,
             Lane::Public => 5,
+            Lane::Postgres => 6,
+            Lane::PostgresCopy => 7,
         }
     }
 
@@ -113,6 +131,8 @@ impl Lane {
             Lane::Prescriptions => Port::Prescriptions,
             Lane::Portal => Port::Portal,
             Lane::Public => Port::Public,
+            Lane::Postgres => Port::Postgres,
+            Lane::PostgresCopy => Port::PostgresCopy,
         }
     }
 }
@@ -161,6 +181,12 @@ impl BasePort {
         self.0 + 900
     }
 
+    /// Where the clients of the reference application come in: HAProxy.
+    #[must_use]
+    pub const fn reference_door(self) -> u16 {
+        self.0 + 912
+    }
+
     /// Where the users of a service come in.
     #[must_use]
     pub const fn front(self, service: crate::service::Service) -> u16 {
@@ -182,6 +208,7 @@ mod tests {
     fn no_port_is_used_twice_and_all_lie_within_the_fleet() {
         let base: BasePort = "18000".parse().unwrap();
         let mut all = vec![base.fleet(), base.front(Service::Prescriptions), base.front(Service::PatientPortal)];
+        all.push(base.reference_door());
         let mut ports = vec![
             Port::Public,
             Port::Console,
@@ -192,6 +219,8 @@ mod tests {
             Port::Portal,
             Port::HostStatus,
             Port::GatewayStatus,
+            Port::Postgres,
+            Port::PostgresCopy,
             Port::Simulator,
         ];
         ports.extend((0..=28).map(Port::Device));

@@ -50,6 +50,7 @@ async fn the_agent_reads_every_point_of_every_device() {
         executable: "/usr/bin/true".into(),
         mosquitto: None,
         timing: Timing::Metro,
+        reference: None,
     };
     layout.prepare().unwrap();
     for site in Site::ALL {

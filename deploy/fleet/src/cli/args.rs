@@ -75,6 +75,9 @@ pub(super) struct UpArgs {
     /// Use this mosquitto as the three brokers instead of the embedded ones
     #[arg(long, value_name = "PATH")]
     pub mosquitto: Option<PathBuf>,
+    /// Also guard two PostgreSQL 15 servers, with HAProxy in front and a client that writes without end
+    #[arg(long)]
+    pub with_postgres: bool,
     /// How long a disturbance lasts before it moves anything: metro (15 s), wide (longer) or fast (5 s) [default: metro]
     #[arg(long, value_name = "PROFILE")]
     pub timing: Option<Timing>,

@@ -81,6 +81,18 @@ pub(super) fn table(status: &Status) -> String {
         seen.writes_lost,
         seen.longest_write_gap_ms
     );
+    if let Some(written) = &status.writer {
+        let _ = writeln!(
+            text,
+            "\nwriter of {}\n  {} rows acknowledged, {} without an answer, {} lost, longest gap {} ms, the last row {} ms ago",
+            crate::reference::NAME,
+            written.acknowledged,
+            written.unknown,
+            written.lost,
+            written.longest_gap_ms,
+            written.silent_ms
+        );
+    }
     text
 }
 
@@ -103,6 +115,9 @@ pub(super) fn welcome(status: &Status, took: Duration) -> String {
     }
     let _ = writeln!(text, "  {:<16} {}", "prescriptions", get("prescriptions"));
     let _ = writeln!(text, "  {:<16} {}", "patient-portal", get("patient-portal"));
+    if status.writer.is_some() {
+        let _ = writeln!(text, "  {:<16} {}", crate::reference::NAME, get(crate::reference::NAME));
+    }
     let port =
         if status.base_port == DEFAULT_BASE { String::new() } else { format!(" --base-port {}", status.base_port) };
     let _ = write!(

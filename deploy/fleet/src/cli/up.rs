@@ -9,6 +9,7 @@ use crate::api::Refusal;
 use crate::fleet::{Fleet, UpError};
 use crate::layout::{self, Layout};
 use crate::ports::BasePort;
+use crate::reference::{NotInstalled, Programs};
 use crate::signals;
 
 /// After this long `up` says what it still waits for, and goes on.
@@ -30,6 +31,10 @@ pub(super) async fn up(base: BasePort, args: UpArgs, is_json: bool) -> ExitCode 
             "Debian installs it as /usr/sbin/mosquitto",
         ));
     }
+    let reference = match args.with_postgres.then(Programs::find).transpose() {
+        Ok(reference) => reference,
+        Err(fault) => return refuse(&Refusal::new(fault.to_string(), NotInstalled::HELP)),
+    };
     // Handlers first: a Ctrl-C during the start must end what has been started.
     let stop = signals::stop();
     tokio::pin!(stop);
@@ -39,6 +44,7 @@ pub(super) async fn up(base: BasePort, args: UpArgs, is_json: bool) -> ExitCode 
         executable,
         mosquitto: args.mosquitto,
         timing: args.timing.unwrap_or_default(),
+        reference,
     };
     let fleet = match Fleet::up(layout, is_fresh).await {
         Ok(fleet) => fleet,

@@ -11,6 +11,7 @@ use crate::devices::{self, Addressed};
 use crate::front::Published;
 use crate::link::{Direction, MAX_DELAY_MS};
 use crate::ports::Port;
+use crate::reference::{self, SITES};
 use crate::service::Want;
 use crate::units::{self, Health, Unit};
 
@@ -98,12 +99,15 @@ impl Fleet {
                     unit.kill_and_stay_down();
                 }
                 below.iter().for_each(|pid| units::signal(*pid, Signal::KILL));
+                // At once, for the power goes for all; and again when nobody is left who could start one.
+                let servers = self.kill_reference(site);
                 for (_, unit) in self.site_units(site) {
                     unit.wait_down().await;
                 }
+                self.kill_reference(site);
                 format!(
                     "site {site} is dark: {} processes killed; `fleet start {site}` brings it back",
-                    roots.len() + below.len()
+                    roots.len() + below.len() + servers
                 )
             }
             Action::Start => {
@@ -116,9 +120,21 @@ impl Fleet {
                 for (_, unit) in self.site_units(site) {
                     count += freeze(unit, is_pause);
                 }
+                if self.layout.reference.is_some() && SITES.contains(&site) {
+                    let signal = if is_pause { Signal::STOP } else { Signal::CONT };
+                    for pid in reference::processes(&self.layout, site) {
+                        units::signal(pid, signal);
+                        count += 1;
+                    }
+                }
                 format!("site {site}: {count} processes {}", if is_pause { "stand still" } else { "go on" })
             }
         }
+    }
+
+    fn kill_reference(&self, site: Site) -> usize {
+        let has_one = self.layout.reference.is_some() && SITES.contains(&site);
+        if has_one { reference::kill(&self.layout, site) } else { 0 }
     }
 
     fn one_process(&self, site: Site, part: &str, action: Action) -> Result<String, Refusal> {

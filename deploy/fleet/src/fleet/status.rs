@@ -8,6 +8,7 @@ use bcp_wire::Site;
 use super::{COLLECTOR_PARTS, Fleet};
 use crate::api::{LinkState, Status};
 use crate::ports::Port;
+use crate::reference;
 use crate::service::Service;
 use crate::units::{self, Health, Process};
 
@@ -76,6 +77,10 @@ impl Fleet {
         for service in Service::ALL {
             urls.insert(service.to_string(), format!("http://127.0.0.1:{}/", base.front(service)));
         }
+        if self.layout.reference.is_some() {
+            let door = base.reference_door();
+            urls.insert(reference::NAME.to_owned(), format!("postgresql://app@127.0.0.1:{door}/postgres"));
+        }
         let ms = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
         Status {
             base_port: base.number(),
@@ -86,6 +91,7 @@ impl Fleet {
             links,
             front: self.doors.routes(),
             visitor: self.visitor.seen(),
+            writer: self.reference.writer.as_ref().map(|writer| writer.seen()),
             tickets: self.tickets().await,
             urls,
         }

@@ -100,6 +100,9 @@ impl Layout {
         for service in Service::ALL {
             text.push_str(&self.checks(site, service));
         }
+        if self.reference.is_some() {
+            text.push_str(&self.reference_checks(site));
+        }
         // The witness holds no ticket, so it has no gate.
         if site != Site::W {
             text.push_str(&self.gate(site));
@@ -171,6 +174,9 @@ impl Layout {
             if service == Service::Prescriptions {
                 let _ = writeln!(text, "sync_url = \"http://127.0.0.1:{own}/sync\"");
             }
+        }
+        if self.reference.is_some() {
+            text.push_str(&self.reference_ticket(site));
         }
         text
     }
