@@ -150,7 +150,7 @@ impl Watchdog {
 }
 
 /// What a warden says of the watchdog.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(tag = "state", rename_all = "snake_case")]
 pub enum Fence {
     /// There, and not armed: nothing runs.

@@ -65,7 +65,7 @@ pub struct TicketSync {
 }
 
 /// What happens at a site whose lease has run out.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Loss {
     /// Nothing: the service is active at several sites, and the ticket guards their weights only. Nothing is promoted either.
