@@ -32,7 +32,7 @@ enum Process {
     /// Start all processes of this site and restart what dies
     Run(ConfigFile),
     /// Quorum, tickets and the control port
-    Decide(ConfigFile),
+    Decide(DecideArgs),
     /// Ingest, history, rules, alarms, console and API
     Serve(ConfigFile),
     /// The public page, from exported files
@@ -60,6 +60,15 @@ enum Rules {
 }
 
 #[derive(Debug, Args)]
+struct DecideArgs {
+    #[command(flatten)]
+    file: ConfigFile,
+    /// Make this site's decide database from a backup of `bcpctl backup`, and end. The two other sites begin with empty ones
+    #[arg(long, value_name = "BACKUP")]
+    restore: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
 struct ConfigFile {
     /// Configuration file (TOML)
     #[arg(long, value_name = "FILE")]
@@ -82,7 +91,7 @@ pub fn main(args: impl Iterator<Item = OsString>) -> ExitCode {
             return ExitCode::SUCCESS;
         }
         Process::Run(file)
-        | Process::Decide(file)
+        | Process::Decide(DecideArgs { file, .. })
         | Process::Serve(file)
         | Process::Mirror(file)
         | Process::Broker(file)
@@ -109,6 +118,7 @@ pub fn main(args: impl Iterator<Item = OsString>) -> ExitCode {
             return ExitCode::SUCCESS;
         }
         Process::Rules(Rules::Test { timelines, .. }) => return test_rules(&config, timelines),
+        Process::Decide(DecideArgs { restore: Some(backup), .. }) => return restore(&config, backup),
         Process::Run(_)
         | Process::Decide(_)
         | Process::Serve(_)
@@ -121,6 +131,30 @@ pub fn main(args: impl Iterator<Item = OsString>) -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             tracing::error!("{error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn restore(config: &Config, backup: &std::path::Path) -> ExitCode {
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("bcp-collector: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let now = decide::tick::wall_now();
+    match runtime.block_on(decide::restore::restore(config.site, &config.decide_dir(), backup, now)) {
+        Ok(incarnation) => {
+            println!(
+                "restored as incarnation {incarnation}. Start this collector, and the two others with empty decide databases.\n\
+                 No ticket has a known holder; nothing is granted before every earlier lease has run out."
+            );
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            eprintln!("bcp-collector: {:#}", anyhow::Error::from(error));
             ExitCode::FAILURE
         }
     }

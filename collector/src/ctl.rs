@@ -7,10 +7,12 @@ mod args;
 mod print;
 mod server;
 mod snapshot;
+mod without_quorum;
 mod work;
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
+use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -22,10 +24,13 @@ use bcp_core::status::IncidentCommand;
 use bcp_wire::{Epoch, Id};
 use clap::{CommandFactory, Parser};
 
-use args::{Cli, Command, Incident, Seen};
+use args::{Cli, Command, Incident, Readmit, Seen};
 use server::Server;
 
 use crate::cli::EXIT_CONFIG;
+use crate::decide::control::{ADMIT, BOOTSTRAP};
+use crate::decide::restore::Backup;
+use crate::decide::tick::wall_now;
 
 /// Runs the command line (`args` starts with the program name): 0 done, 1 refused or failed, 64 wrong command line.
 pub fn main(args: impl Iterator<Item = OsString>) -> ExitCode {
@@ -65,14 +70,26 @@ async fn run(cli: Cli) -> anyhow::Result<bool> {
         show(json, &verified, print::verified)?;
         return Ok(verified.current);
     }
+    match &cli.command {
+        Command::SigningKey { file } => {
+            without_quorum::new_key(file)?;
+            return Ok(true);
+        }
+        Command::Force { ticket, to, reason, without_quorum: how, .. } if how.without_quorum => {
+            let wanted = without_quorum::Wanted { ticket: ticket.clone(), to: *to, reason: reason.clone() };
+            return without_quorum::force(&cli.access, wanted, how).await;
+        }
+        _ => {}
+    }
     let server = Server::reach(&cli.access).await?;
     match cli.command {
         Command::Tickets => {
             let views = server.state().await?.replica.ticket_views();
             show(json, &views, |views| print::tickets(views))?;
         }
-        Command::Explain { ticket } => {
-            let explanation: Explanation = server.get(&format!("/control/v1/explain?ticket={ticket}")).await?;
+        Command::Explain { ticket, at } => {
+            let at = at.map_or_else(String::new, |index| format!("&at={index}"));
+            let explanation: Explanation = server.get(&format!("/control/v1/explain?ticket={ticket}{at}")).await?;
             show(json, &explanation, print::explanation)?;
         }
         Command::Alarms { all } => {
@@ -90,6 +107,12 @@ async fn run(cli: Cli) -> anyhow::Result<bool> {
             let services = server.state().await?.replica.services;
             show(json, &work::open(services.interventions.values()), |open| print::works(open))?;
         }
+        Command::Backup { file } => backup(&server, &file).await?,
+        Command::Bootstrap => show(json, &server.admit(BOOTSTRAP).await?, |said| println!("{}", said.message))?,
+        Command::Readmit(Readmit::Site { site }) => {
+            let said = server.admit(&format!("{ADMIT}?site={site}")).await?;
+            show(json, &said, |said| println!("{}", said.message))?;
+        }
         Command::Completions { .. } | Command::Snapshot(_) => {}
         order => {
             let unconditional = unconditional(&order);
@@ -100,6 +123,18 @@ async fn run(cli: Cli) -> anyhow::Result<bool> {
         }
     }
     Ok(true)
+}
+
+/// Written beside it first: a backup is whole or not there.
+async fn backup(server: &Server, file: &Path) -> anyhow::Result<()> {
+    anyhow::ensure!(!file.exists(), "{} is there already", file.display());
+    let backup = Backup::of(server.state().await?.replica, wall_now());
+    let new = file.with_extension("new");
+    std::fs::write(&new, serde_json::to_vec(&backup)?).with_context(|| format!("failed to write {}", new.display()))?;
+    std::fs::File::open(&new)?.sync_all()?;
+    std::fs::rename(&new, file).with_context(|| format!("failed to name {}", file.display()))?;
+    println!("log index {}, ledger {}: {}", backup.replica.index, backup.replica.ledger.seq, file.display());
+    Ok(())
 }
 
 fn show<T: serde::Serialize>(json: bool, value: &T, print: impl Fn(&T)) -> anyhow::Result<()> {
@@ -122,7 +157,8 @@ const fn unconditional(order: &Command) -> bool {
         | Command::Freeze { seen, .. }
         | Command::Unfreeze { seen, .. }
         | Command::Confirm { seen, .. }
-        | Command::Force { seen, .. } => seen.unconditional,
+        | Command::Force { seen, .. }
+        | Command::Readmit(Readmit::Ticket { seen, .. }) => seen.unconditional,
         _ => false,
     }
 }
@@ -154,9 +190,14 @@ async fn ticket(server: &Server, command: Command) -> anyhow::Result<(Id, Ticket
             let expect = expected(server, &id, &seen).await?;
             (id, TicketCommand::Unfreeze { reason, expect })
         }
-        Command::Force { ticket: id, to, guard, reason, seen } => {
+        Command::Force { ticket: id, to, guard, reason, seen, without_quorum: _ } => {
+            let guard = guard.context("give --guard")?;
             let expect = expected(server, &id, &seen).await?;
             (id, TicketCommand::Force { to, guard, reason, expect })
+        }
+        Command::Readmit(Readmit::Ticket { ticket: id, holder, nobody: _, reason, seen }) => {
+            let expect = expected(server, &id, &seen).await?;
+            (id, TicketCommand::Readmit { holder, reason, expect })
         }
         Command::Confirm { ticket: id, epoch, seen } => {
             let view = server.ticket(&id).await?;
@@ -177,7 +218,8 @@ async fn verb(server: &Server, command: Command) -> anyhow::Result<CommandVerb> 
         | Command::Freeze { .. }
         | Command::Unfreeze { .. }
         | Command::Confirm { .. }
-        | Command::Force { .. } => {
+        | Command::Force { .. }
+        | Command::Readmit(Readmit::Ticket { .. }) => {
             let (id, command) = ticket(server, command).await?;
             CommandVerb::Ticket { ticket: id, command }
         }
@@ -201,6 +243,10 @@ async fn verb(server: &Server, command: Command) -> anyhow::Result<CommandVerb> 
         }),
         Command::Work(work) => CommandVerb::Intervention(work.command().context("not an order")?),
         Command::Tickets
+        | Command::Bootstrap
+        | Command::Backup { .. }
+        | Command::Readmit(Readmit::Site { .. })
+        | Command::SigningKey { .. }
         | Command::Snapshot(_)
         | Command::Explain { .. }
         | Command::Alarms { .. }
@@ -231,6 +277,15 @@ mod tests {
         assert!(!parse("bcpctl move prescriptions --to x --reason test"));
         assert!(parse("bcpctl force prescriptions --to b --guard freshness --reason test"));
         assert!(!parse("bcpctl force prescriptions --to b --guard lease --reason test"));
+        assert!(!parse("bcpctl force prescriptions --to b --reason test"));
+        let alone = "bcpctl force prescriptions --to b --reason x --without-quorum --order o.json --signing-key k.pem";
+        assert!(parse(alone));
+        assert!(parse(&format!("{alone} --gate b/host-b=https://10.0.0.1:18110 --yes")));
+        assert!(!parse(&format!("{alone} --gate host-b=https://10.0.0.1:18110")));
+        assert!(!parse(&format!("{alone} --guard freshness")));
+        assert!(!parse("bcpctl force prescriptions --to b --reason x --without-quorum"));
+        assert!(parse("bcpctl readmit ticket prescriptions --holder b --reason x"));
+        assert!(!parse("bcpctl readmit ticket prescriptions --reason x"));
         assert!(!parse("bcpctl freeze prescriptions --for ever --reason test"));
         assert!(!parse("bcpctl incident resolve inc-1"));
         assert!(parse(

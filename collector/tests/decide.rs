@@ -179,6 +179,11 @@ impl Trio {
         self.client(&self.gate, to).post(url).json(&sync).send().await.unwrap().json().await.unwrap()
     }
 
+    async fn operator_asks(&self, of: Site, path: &str) -> reqwest::StatusCode {
+        let url = format!("https://{}{path}", self.addresses[&of]);
+        self.client(&self.operator, of).post(url).send().await.unwrap().status()
+    }
+
     async fn stop_all(&mut self) {
         for site in Site::ALL {
             if self.running.contains_key(&site) {
@@ -373,5 +378,95 @@ async fn a_wiped_disk_with_the_same_id_is_refused() {
     trio.stop(Site::W).await;
     tokio::time::sleep(Duration::from_secs(4)).await;
     assert_eq!(trio.leader_seen_by(Site::A).await, None, "the wiped node does not vote");
+    trio.stop_all().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_wiped_disk_is_let_in_again_by_an_operator_and_counts_then() {
+    let mut trio = Trio::start("readmit", NEVER).await;
+    trio.agree_on(Some(Site::W), ELECTION).await;
+    trio.stop(Site::B).await;
+    std::fs::remove_dir_all(trio.dir.join("b")).unwrap();
+    trio.restart(Site::B).await;
+    assert!(confirmed(&trio.sync(Site::A, 1).await));
+    assert_ne!(trio.operator_asks(Site::A, "/control/v1/admit?site=b").await, 200, "only the leader");
+    assert_ne!(trio.operator_asks(Site::W, "/control/v1/admit?site=w").await, 200, "not itself");
+    assert_eq!(trio.operator_asks(Site::W, "/control/v1/admit?site=b").await, 200);
+    trio.agree_on(Some(Site::W), Duration::from_secs(15)).await;
+    // With a gone, w and the new disk of b are a quorum.
+    trio.stop(Site::A).await;
+    let start = Instant::now();
+    while !confirmed(&trio.sync(Site::W, 2).await) {
+        assert!(start.elapsed() < Duration::from_secs(15), "w and b go on");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    trio.stop_all().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn while_one_of_the_others_is_away_no_disk_is_let_in() {
+    let mut trio = Trio::start("readmit-not", NEVER).await;
+    trio.agree_on(Some(Site::W), ELECTION).await;
+    trio.stop(Site::A).await;
+    trio.stop(Site::B).await;
+    std::fs::remove_dir_all(trio.dir.join("b")).unwrap();
+    trio.restart(Site::B).await;
+    assert_ne!(trio.operator_asks(Site::W, "/control/v1/admit?site=b").await, 200);
+    trio.stop_all().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_found_the_cluster_when_an_operator_says_so_and_the_third_joins() {
+    let mut trio = Trio::start("bootstrap", NEVER).await;
+    trio.stop(Site::A).await;
+    for site in Site::ALL {
+        if site != Site::A {
+            trio.stop(site).await;
+        }
+        let _ = std::fs::remove_dir_all(trio.dir.join(site.as_str()));
+    }
+    trio.restart(Site::B).await;
+    trio.restart(Site::W).await;
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    assert_eq!(trio.leader_seen_by(Site::W).await, None, "two do not found it by themselves");
+    assert_eq!(trio.operator_asks(Site::B, "/control/v1/bootstrap").await, 200);
+    trio.agree_on(None, Duration::from_secs(15)).await;
+    assert!(confirmed(&trio.sync(Site::W, 1).await));
+    trio.restart(Site::A).await;
+    trio.agree_on(None, Duration::from_secs(15)).await;
+    assert!(confirmed(&trio.sync(Site::A, 2).await));
+    trio.stop_all().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_backup_is_the_beginning_of_a_new_log() {
+    use bcp_collector::decide::restore::{Backup, RestoreError, restore};
+    use bcp_core::replica::Replica;
+    use bcp_core::time::Wall;
+    let mut trio = Trio::start("restore", NEVER).await;
+    trio.agree_on(None, ELECTION).await;
+    assert!(confirmed(&trio.sync(Site::A, 1).await));
+    let url = format!("https://{}/control/v1/state", trio.addresses[&Site::A]);
+    let state: Value = trio.client(&trio.operator, Site::A).get(url).send().await.unwrap().json().await.unwrap();
+    let replica: Replica = serde_json::from_value(state["replica"].clone()).unwrap();
+    let index = replica.index;
+    let file = trio.dir.join("backup");
+    std::fs::write(&file, serde_json::to_vec(&Backup::of(replica, Wall(0))).unwrap()).unwrap();
+    trio.stop_all().await;
+    let now = Wall(1_790_000_000_000);
+    let refused = restore(Site::A, &trio.dir.join("a"), &file, now).await;
+    assert!(matches!(refused, Err(RestoreError::Exists { .. })), "a database is never overwritten: {refused:?}");
+    for site in Site::ALL {
+        std::fs::remove_dir_all(trio.dir.join(site.as_str())).unwrap();
+    }
+    assert_eq!(restore(Site::A, &trio.dir.join("a"), &file, now).await.unwrap(), 1_790_000_000);
+    for site in Site::ALL {
+        trio.restart(site).await;
+    }
+    trio.agree_on(None, Duration::from_secs(20)).await;
+    for site in Site::ALL {
+        assert!(confirmed(&trio.sync(site, 9).await), "{site}");
+        assert!(trio.status(site).await.unwrap()["index"].as_u64().unwrap() > index, "the log goes on at {site}");
+    }
     trio.stop_all().await;
 }

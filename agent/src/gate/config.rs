@@ -36,6 +36,9 @@ pub struct GateConfig {
     /// Every gate of another site that could be promoted: the failsafe needs all of them.
     #[serde(default)]
     pub peers: Vec<PeerGate>,
+    /// Operators whose orders are taken without a collector, two at a time: name and Ed25519 public key, in hexadecimal.
+    #[serde(default)]
+    pub operators: BTreeMap<Id, String>,
     /// Must equal the collectors' policy.
     #[serde(default)]
     pub timing: TimingChoice,

@@ -13,6 +13,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use bcp_identity::{Credentials, Identity};
 use bcp_wire::control::{GateAnswer, PromiseAnswer, PromiseAsk, PromiseVerdict, ServiceFacts};
+use bcp_wire::force::{ForceOrder, ForceOutcome};
 use bcp_wire::{Epoch, Id};
 use reqwest::dns::Resolve;
 use tokio::net::TcpListener;
@@ -20,6 +21,7 @@ use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 
 use super::ask::{Collectors, Target};
 use super::config::{Loss, TicketConfig};
+use super::force::Operators;
 use super::listener::{self, Asked};
 use super::machine::{Event, FoundDeadline, Machine, Peer, Terms, TicketFigures};
 use super::record::{BootMs, Record};
@@ -55,8 +57,16 @@ pub enum Input {
     StopEnded { ticket: Id, run: u64, ended: Ended },
     Promise { ticket: Id, peer: Peer, nonce: u64, answer: Result<PromiseAnswer, String> },
     PromiseAsked { ask: PromiseAsk, answer: oneshot::Sender<PromiseAnswer> },
+    Forced { order: ForceOrder, answer: oneshot::Sender<ForceOutcome> },
     Facts { ticket: Id, facts: Option<ServiceFacts> },
     Told { ticket: Id, word: Word, accepted: bool },
+}
+
+/// Whoever asked, and waits for what is on the disk.
+#[derive(Debug)]
+pub enum Asker {
+    Gate(oneshot::Sender<PromiseAnswer>),
+    Operator(oneshot::Sender<ForceOutcome>),
 }
 
 /// Figures of the gate, for status and metrics.
@@ -94,7 +104,7 @@ struct Post {
 impl Post {
     /// Keeps what happened until the record can be used again; time comes again, and promises are not given meanwhile.
     fn postpone(&mut self, event: Event) {
-        if matches!(event, Event::Ticked { .. } | Event::PromiseAsked(_)) {
+        if matches!(event, Event::Ticked { .. } | Event::PromiseAsked(_) | Event::Forced { .. }) {
             return;
         }
         // The next answer says what an old one said; that a step ended is said once.
@@ -296,6 +306,9 @@ impl Gate {
             siblings: self.setup.config.siblings.iter().map(|sibling| sibling.id.clone()).collect(),
             collectors: self.collectors.clone(),
             inputs: self.inputs.clone(),
+            operators: Operators::new(&self.setup.config.operators),
+            gate: self.setup.gate.clone(),
+            figures: self.figures_out.subscribe(),
         };
         let (listener, mut stopping) = (self.listener.take(), shutdown.clone());
         let credentials = self.credentials.clone();
@@ -416,7 +429,11 @@ impl Gate {
             }
             Input::PromiseAsked { ask, answer } => {
                 let ticket = ask.ticket.clone();
-                self.feed(&ticket, Event::PromiseAsked(ask), Some(answer));
+                self.feed(&ticket, Event::PromiseAsked(ask), Some(Asker::Gate(answer)));
+            }
+            Input::Forced { order, answer } => {
+                let ForceOrder { ticket, to, epoch, .. } = order;
+                self.feed(&ticket, Event::Forced { epoch, to }, Some(Asker::Operator(answer)));
             }
             Input::Facts { ticket, facts } => {
                 if let Some(post) = self.posts.get_mut(&ticket) {

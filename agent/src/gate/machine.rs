@@ -14,14 +14,15 @@
 //! * what cannot be known (a record that is gone, a ticket at which the warden works) is taken for running and closed.
 
 mod failsafe;
+mod forced;
 mod keeping;
 mod orders;
 mod terms;
 
 use std::collections::BTreeSet;
 
-use bcp_wire::Epoch;
 use bcp_wire::control::{ServiceFacts, StepKind, StepOrder, StepOutcome, StepReport, TicketAnswer, TicketSync};
+use bcp_wire::{Epoch, Site};
 
 use super::record::{BootMs, Record};
 use keeping::Faults;
@@ -104,6 +105,8 @@ pub struct Machine {
     awaiting: Option<StepOrder>,
     /// A stop was tried, and the service may run all the same.
     unstopped: bool,
+    /// Of the order of two operators, where there is one.
+    pace: forced::Pace,
 }
 
 impl Machine {
@@ -127,6 +130,7 @@ impl Machine {
             trouble: None,
             faults: Faults::new(terms.loss),
             awaiting: None,
+            pace: forced::Pace::default(),
             unstopped: record.may_run && record.closed,
             stored: record.clone(),
             durable: record.clone(),
@@ -139,6 +143,7 @@ impl Machine {
             promise.boot_id.clone_from(&machine.terms.boot_id);
             promise.until = now.plus(promise.for_ms);
         }
+        machine.wait_anew(now);
         machine
     }
 
@@ -170,6 +175,7 @@ impl Machine {
                 self.step_ended(&key, outcome, detail, took_ms, &mut out);
             }
             Event::StopEnded { verified, detail } => self.stop_ended(now, verified, detail, &mut out),
+            Event::Forced { epoch, to } => self.forced(now, epoch, to, &mut out),
             Event::PromiseAsked(ask) => self.promise_asked(now, &ask, &mut out),
             Event::PromiseGiven { peer, nonce, for_ms } => self.promise_given(now, &peer, nonce, for_ms, &mut out),
             Event::PromiseDenied { peer, nonce, reason } => self.promise_denied(&peer, nonce, &reason),
@@ -255,6 +261,7 @@ impl Machine {
             out.push(Action::RunStop { epoch: self.record.epoch, holder: self.record.holder });
         }
         self.go_on_fenced(now, out);
+        self.go_on_forced(now, out);
         self.seek_promises(now, dice, out);
     }
 
@@ -282,15 +289,16 @@ impl Machine {
         self.confirmed_at = self.confirmed_at.max(sent);
         self.confirm_reports(reported);
         if answer.epoch < self.record.epoch {
+            let why = if self.is_forced() { "until they are readmitted" } else { "restored from a backup?" };
             self.trouble = Some(format!(
-                "the collectors are at epoch {}, this gate has seen {}: restored from a backup?",
+                "the collectors are at epoch {}, this gate has seen {}: {why}",
                 answer.epoch, self.record.epoch
             ));
             return;
         }
         let adopted = answer.epoch > self.record.epoch;
         if adopted {
-            self.adopt(now, &answer, out);
+            self.adopt(now, answer.epoch, answer.holder, out);
         } else if self.record.holder.is_none() {
             self.record.holder = answer.holder;
         } else if answer.holder.is_some() && answer.holder != self.record.holder {
@@ -333,10 +341,11 @@ impl Machine {
     }
 
     /// A higher epoch: stored at once, and whatever ran under a lower one goes, unless the same site goes on.
-    fn adopt(&mut self, now: BootMs, answer: &TicketAnswer, out: &mut Vec<Action>) {
-        let goes_on = self.holds() && answer.holder == Some(self.terms.site) && !self.is_stopping();
-        self.record.epoch = answer.epoch;
-        self.record.holder = answer.holder;
+    fn adopt(&mut self, now: BootMs, epoch: Epoch, holder: Option<Site>, out: &mut Vec<Action>) {
+        let goes_on = self.holds() && holder == Some(self.terms.site) && !self.is_stopping();
+        self.record.epoch = epoch;
+        self.record.holder = holder;
+        self.record.forced = None;
         // Of a gate that lost its record nobody knows whether it closed this one; only a later one is open for certain.
         self.record.closed = std::mem::take(&mut self.record.lost);
         self.round = None;
@@ -344,7 +353,7 @@ impl Machine {
             && let Job::Step { order } = std::mem::replace(&mut self.job, Job::Idle)
         {
             out.push(Action::KillStep);
-            let detail = format!("superseded by epoch {}", answer.epoch);
+            let detail = format!("superseded by epoch {epoch}");
             self.report(&order, StepOutcome::Rejected, Some(detail), 0);
         }
         if !goes_on || self.record.closed {
@@ -374,12 +383,14 @@ impl Machine {
             ticket: self.terms.ticket.clone(),
             seen: durable.epoch,
             closed: is_kept && record.closed && !record.may_run && !self.is_stopping(),
-            renew: may_renew.then_some(record.epoch),
+            // What the collectors did not grant they cannot renew.
+            renew: (may_renew && record.forced.is_none()).then_some(record.epoch),
             reports: record.reports.iter().filter(may_be_told).cloned().collect(),
             facts,
             trouble: self.trouble(),
             unstopped: self.unstopped || self.faults.is_unstopped(),
             loss: Some(self.terms.loss),
+            forced: knows_epoch && self.is_forced(),
         }
     }
 

@@ -14,6 +14,7 @@ pub mod budget;
 mod clock;
 pub mod config;
 mod driver;
+mod force;
 mod listener;
 pub mod machine;
 pub mod record;

@@ -54,6 +54,9 @@ pub struct Record {
     pub done: Vec<StepReport>,
     #[serde(default)]
     pub promise: Option<Promise>,
+    /// Two operators gave this site the present epoch without any collector.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub forced: Option<Forced>,
     /// An earlier record was lost: whether the present epoch was closed is unknown, so the first one heard of counts as closed.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub lost: bool,
@@ -76,6 +79,20 @@ pub struct Promise {
     pub boot_id: String,
     pub until: BootMs,
     pub for_ms: u64,
+}
+
+/// An order of two operators that this gate follows.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Forced {
+    pub epoch: Epoch,
+    /// The boot that `wait_until` is measured in. After another boot the whole length counts again.
+    pub boot_id: String,
+    /// Nothing is promoted before.
+    pub wait_until: BootMs,
+    pub for_ms: u64,
+    /// Steps that failed so far.
+    pub attempt: u32,
+    pub published: bool,
 }
 
 /// What a warden needs of a record; it is in the warden's file too, for a disk may hang.
@@ -119,6 +136,7 @@ impl Default for Record {
             reports: Vec::new(),
             done: Vec::new(),
             promise: None,
+            forced: None,
             lost: false,
         }
     }

@@ -6,6 +6,7 @@
 //! | request | path | from -> to |
 //! |---|---|---|
 //! | [`GateSync`] -> [`GateAnswer`] | `POST /control/v1/sync` | gate -> every collector at once |
+//! | [`SignedForce`](crate::force::SignedForce) -> [`ForceAnswer`](crate::force::ForceAnswer) | `POST /gate/v1/force` | operator -> gate (no quorum left) |
 //! | [`PromiseAsk`] -> [`PromiseAnswer`] | `POST /gate/v1/promise` | gate -> gates of other sites (failsafe) |
 //! | [`GateSync`] -> [`GateAnswer`] | `POST /gate/v1/relay` | gate -> another gate of its site, which forwards it |
 
@@ -89,6 +90,9 @@ impl Loss {
             Loss::Fence => "fence",
         }
     }
+    /// This site holds `seen` by order of two operators, without any collector.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub forced: bool,
 }
 
 /// Freshness of one copy of the data.

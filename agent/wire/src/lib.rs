@@ -11,6 +11,7 @@
 
 pub mod control;
 pub mod envelope;
+pub mod force;
 pub mod id;
 pub mod names;
 pub mod presence;

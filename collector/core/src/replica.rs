@@ -5,6 +5,7 @@
 //! publication point. Ledger entries come out in that order.
 
 mod apply;
+mod restore;
 
 use std::collections::BTreeSet;
 
@@ -12,6 +13,8 @@ use serde::{Deserialize, Serialize};
 
 use bcp_wire::control::GateSync;
 use bcp_wire::{Id, Site};
+
+pub use restore::RestoreFault;
 
 use crate::alarms::{AlarmCommand, AlarmVotes};
 use crate::failover::{Observation, TicketCommand};

@@ -7,6 +7,7 @@ use bcp_core::failover::Guard;
 use bcp_wire::{Epoch, Id, Site};
 use clap::{Args, Parser, Subcommand};
 
+use super::without_quorum::WithoutQuorum;
 use super::{snapshot, work};
 use crate::config::parse_duration;
 
@@ -31,6 +32,9 @@ const EXAMPLES: &str = "Examples:
   bcpctl --credentials pki explain prescriptions
   bcpctl --credentials pki move prescriptions --to b --reason 'power work at a'
   bcpctl --credentials pki force prescriptions --to b --guard freshness --reason 'a is gone for days' --operator op-2
+  bcpctl --credentials pki --operator op-1 force prescriptions --to b --reason 'a and w are gone' \
+      --without-quorum --order order.json --signing-key op-1.key --gate b/host-b=https://10.0.1.5:18110
+  bcpctl --credentials pki readmit ticket prescriptions --holder b --reason 'w is back'
   bcpctl --credentials pki shelve supply-air-hot/crac-a1 --for 2h --reason 'filter change'
   bcpctl --credentials pki incident update inc-000003 --text en='Working on it' --fallback en
   bcpctl --credentials pki work plan --service prescriptions --from '2026-11-23 02:00' --to '2026-11-23 05:00' \
@@ -82,7 +86,12 @@ pub(super) enum Command {
     /// All tickets: holder, epoch, phase, and whether they can fail over now
     Tickets,
     /// Why a ticket is where it is: rule, inputs, votes, what was done and what was not
-    Explain { ticket: Id },
+    Explain {
+        ticket: Id,
+        /// As it was at this log index, replayed from the log of the collector that answers; the ledger has the indexes
+        #[arg(long, value_name = "INDEX")]
+        at: Option<u64>,
+    },
     /// Move a ticket to another site, in order: drain, stop, release, grant, promote
     Move {
         ticket: Id,
@@ -138,13 +147,30 @@ pub(super) enum Command {
         #[arg(long)]
         to: Site,
         /// What is gone around: freshness (acknowledged data may be lost) or dependency
-        #[arg(long)]
-        guard: Guard,
+        #[arg(long, required_unless_present = "without_quorum", conflicts_with = "without_quorum")]
+        guard: Option<Guard>,
         /// For the ledger
         #[arg(long)]
         reason: String,
         #[command(flatten)]
         seen: Seen,
+        #[command(flatten)]
+        without_quorum: WithoutQuorum,
+    },
+    /// Let in again what decided or lives without the others
+    #[command(subcommand)]
+    Readmit(Readmit),
+    /// Write the agreed state into a file, for `bcp-collector decide --restore`
+    Backup {
+        /// A new file
+        file: PathBuf,
+    },
+    /// Before the first start is over: two collectors are enough, the third one comes later. To be asked of one of the two
+    Bootstrap,
+    /// Make a key for orders without a quorum; prints its public half
+    SigningKey {
+        /// Where the key is written; only its owner may read it
+        file: PathBuf,
     },
     /// Alarms, most urgent first
     Alarms {
@@ -188,6 +214,27 @@ pub(super) enum Command {
     Status,
     /// Print completions for a shell
     Completions { shell: clap_complete::Shell },
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Readmit {
+    /// A ticket that was given to a site without a quorum: the collectors decide about it again
+    Ticket {
+        ticket: Id,
+        /// The site that runs it
+        #[arg(long, required_unless_present = "nobody", conflicts_with = "nobody")]
+        holder: Option<Site>,
+        /// Nobody runs it any more, at no site; it stays frozen until people say where it goes
+        #[arg(long)]
+        nobody: bool,
+        /// For the ledger
+        #[arg(long)]
+        reason: String,
+        #[command(flatten)]
+        seen: Seen,
+    },
+    /// A collector with another disk: it is the member of its site from now on. To be asked of the collector that leads
+    Site { site: Site },
 }
 
 #[derive(Debug, Subcommand)]

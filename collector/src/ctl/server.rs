@@ -11,6 +11,7 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
 use super::args::Access;
+use crate::decide::control::Admitted;
 use crate::decide::node::CommandRequest;
 
 /// A command is committed within a tick or two, or there is no leader.
@@ -75,13 +76,18 @@ impl Server {
         views.into_iter().find(|view| view.id == *id).with_context(|| format!("there is no ticket {id}"))
     }
 
+    /// What operators decide about members; from the collector that was asked, and no other.
+    pub async fn admit(&self, path: &str) -> anyhow::Result<Admitted> {
+        self.answer(self.client.post(format!("{}{path}", self.url))).await
+    }
+
     pub async fn order(&self, verb: CommandVerb, unconditional: bool) -> anyhow::Result<CommandResult> {
         let request = CommandRequest { key: format!("{:032x}", rand::random::<u128>()), verb, unconditional };
         self.answer(self.client.post(format!("{}/control/v1/command", self.url)).json(&request)).await
     }
 }
 
-fn credentials(access: &Access) -> anyhow::Result<Credentials> {
+pub(super) fn credentials(access: &Access) -> anyhow::Result<Credentials> {
     if let (Some(ca), Some(cert), Some(key)) = (&access.ca, &access.cert, &access.key) {
         return Ok(Credentials { ca: ca.clone(), cert: cert.clone(), key: key.clone() });
     }

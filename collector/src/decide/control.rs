@@ -6,8 +6,10 @@
 //! | `/control/v1/propose`, `/sight` | the own site's serve; a collector for its own site |
 //! | `/control/v1/command` | operators; a collector on their behalf |
 //! | `/control/v1/state`, `/ledger`, `/explain`, `/status` | collectors and operators |
+//! | `/control/v1/bootstrap`, `/admit` | operators ([`admit`]) |
 //! | `/raft/v1/*` | the collectors of the other sites, as members ([`members`]) |
 
+mod admit;
 mod members;
 
 use std::collections::BTreeMap;
@@ -26,10 +28,13 @@ use bcp_wire::{Id, Site};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
+pub use admit::{ADMIT, Admitted, BOOTSTRAP};
+
 use super::link::ON_BEHALF;
 use super::log::{DecisionLog, Leadership};
 use super::node::{Accepted, CommandRequest, Node, SightReport, Unavailable};
 use super::raft_log::RaftLog;
+use super::replay::{ReplayError, replay};
 
 pub const SYNC: &str = "/control/v1/sync";
 pub const PROPOSE: &str = "/control/v1/propose";
@@ -57,7 +62,7 @@ pub fn router(node: Here) -> Router {
         .route("/control/v1/explain", get(explain))
         .route("/control/v1/status", get(status))
         .layer(DefaultBodyLimit::max(MAX_CONTROL_BYTES));
-    control.merge(members::router()).with_state(node)
+    control.merge(admit::router()).merge(members::router()).with_state(node)
 }
 
 /// Why a request is not served.
@@ -299,6 +304,8 @@ async fn ledger(
 #[derive(Debug, Deserialize)]
 struct ExplainQuery {
     ticket: Id,
+    /// Log index; absent: now.
+    at: Option<u64>,
 }
 
 async fn explain(
@@ -307,7 +314,15 @@ async fn explain(
     Query(query): Query<ExplainQuery>,
 ) -> Result<Response, Refusal> {
     observers_only(&certificate)?;
-    let explanation = node.log.applied().read(|replica| replica.explain(&query.ticket));
+    let (last, now) = node.log.applied().read(|replica| (replica.index, replica.explain(&query.ticket)));
+    let explanation = match query.at {
+        None => now,
+        Some(at) => match replay(&node.log.store, at, last).await {
+            Ok(replica) => replica.explain(&query.ticket),
+            Err(ReplayError::Store(error)) => return Err(Refusal::Unavailable(error.to_string())),
+            Err(error) => return Err(Refusal::NotFound(error.to_string())),
+        },
+    };
     encoded(&explanation.ok_or_else(|| Refusal::NotFound(format!("there is no ticket {}", query.ticket)))?)
 }
 

@@ -9,6 +9,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use bcp_wire::Site;
@@ -182,8 +183,9 @@ impl Steward {
             return false;
         }
         let hellos = self.ask_peers(Duration::from_millis(self.log.timing.tick_ms)).await;
-        let reachable = hellos.values().filter(|hello| hello.initialised).count();
-        if reachable == 0 || hellos.values().any(|hello| hello.hears.is_some_and(|leader| leader != self.log.site)) {
+        // A node that is new takes part too: after a restore, and where two founded the cluster. One that lost its disk is a
+        // stranger and gives no answer.
+        if hellos.is_empty() || hellos.values().any(|hello| hello.hears.is_some_and(|leader| leader != self.log.site)) {
             return false;
         }
         self.quiet_since = Instant::now();
@@ -216,7 +218,8 @@ impl Steward {
         }
     }
 
-    /// Before the cluster exists: when all three are here and none takes part in one, `w` founds it.
+    /// Before the cluster exists: when all three are here and none takes part in one, `w` founds it. Two are enough, whichever
+    /// an operator told: the third one takes part in nothing, so it can join when it comes.
     async fn meet(&mut self) {
         self.log.set_leadership(Leadership::Nobody { term: 0 });
         if self.met_at.is_some_and(|at| at.elapsed() < MEET_EVERY) {
@@ -226,11 +229,13 @@ impl Steward {
         let hellos = self.ask_peers(PING_LIMIT).await;
         let all_new = hellos.len() == 2 && hellos.values().all(|hello| !hello.initialised);
         let all_met = self.log.site.others().into_iter().all(|site| self.log.book.query_to(site).is_some());
-        if self.log.site == Site::W && all_new && all_met {
+        let none_founded = hellos.values().all(|hello| !hello.initialised);
+        let two_suffice = self.log.two_suffice.load(Ordering::Acquire) && !hellos.is_empty() && none_founded;
+        if (self.log.site == Site::W && all_new && all_met) || two_suffice {
             let members: BTreeMap<u64, EmptyNode> =
                 Site::ALL.into_iter().map(|site| (site.node_id(), EmptyNode {})).collect();
             match self.log.raft.initialize(members).await {
-                Ok(()) => tracing::info!("founded the cluster of a, b and w"),
+                Ok(()) => tracing::info!(with = ?hellos.keys(), "founded the cluster of a, b and w"),
                 Err(error) => tracing::warn!(%error, "the cluster was not founded"),
             }
             self.quiet_since = Instant::now();

@@ -22,6 +22,8 @@ pub mod network;
 pub mod node;
 pub mod raft;
 pub mod raft_log;
+pub mod replay;
+pub mod restore;
 pub mod sight;
 pub mod store;
 pub mod tick;

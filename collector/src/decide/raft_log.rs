@@ -4,7 +4,7 @@
 //! aside, because the library has neither check-quorum nor pre-vote.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use bcp_core::policy::Timing;
@@ -72,6 +72,8 @@ pub struct RaftLog {
     pending_since: AtomicU64,
     /// Leadership is being handed over until then, in the same milliseconds.
     yields_until: AtomicU64,
+    /// An operator said that two nodes are enough to found the cluster.
+    pub(super) two_suffice: AtomicBool,
 }
 
 impl std::fmt::Debug for RaftLog {
@@ -112,6 +114,7 @@ impl RaftLog {
             opened: Instant::now(),
             pending_since: AtomicU64::new(0),
             yields_until: AtomicU64::new(0),
+            two_suffice: AtomicBool::new(false),
         }))
     }
 

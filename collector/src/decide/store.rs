@@ -62,6 +62,7 @@ const SCHEMA: &str = "
     CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID;
     CREATE TABLE IF NOT EXISTS log (idx INTEGER PRIMARY KEY, entry BLOB NOT NULL);
     CREATE TABLE IF NOT EXISTS snapshot (one INTEGER PRIMARY KEY CHECK (one = 1), meta BLOB NOT NULL, data BLOB NOT NULL);
+    CREATE TABLE IF NOT EXISTS older_snapshot (one INTEGER PRIMARY KEY CHECK (one = 1), meta BLOB NOT NULL, data BLOB NOT NULL);
     CREATE TABLE IF NOT EXISTS ledger (seq INTEGER PRIMARY KEY, entry BLOB NOT NULL);
 ";
 
@@ -129,12 +130,64 @@ impl Store {
         self.durable(move |connection| put_meta(connection, key, &value)).await
     }
 
+    /// As [`RaftLogStorage::save_vote`], before there is a consensus.
+    pub async fn keep_vote(&self, vote: &Vote) -> Result<(), StoreError> {
+        self.write_meta(VOTE, vote).await
+    }
+
     pub async fn save_snapshot(&self, meta: &SnapshotMeta, data: Vec<u8>) -> Result<(), StoreError> {
         let meta = serde_json::to_vec(meta)?;
         self.durable(move |connection| {
-            connection
+            let transaction = connection.transaction()?;
+            // The one before is kept: what was decided lately can be replayed.
+            transaction.execute("INSERT OR REPLACE INTO older_snapshot SELECT one, meta, data FROM snapshot", [])?;
+            transaction
                 .prepare_cached("INSERT OR REPLACE INTO snapshot (one, meta, data) VALUES (1, ?1, ?2)")?
                 .execute(params![meta, data])?;
+            transaction.commit()?;
+            Ok(())
+        })
+        .await
+    }
+
+    /// The snapshots that are kept, newest first; `None` stands for the empty state, where nothing was ever cut.
+    pub async fn kept_snapshots(&self) -> Result<Vec<Option<(SnapshotMeta, Vec<u8>)>>, StoreError> {
+        self.quick(|connection| {
+            let mut found = Vec::new();
+            for table in ["snapshot", "older_snapshot"] {
+                let row: Option<(Vec<u8>, Vec<u8>)> = connection
+                    .query_row(&format!("SELECT meta, data FROM {table} WHERE one = 1"), [], |row| {
+                        Ok((row.get(0)?, row.get(1)?))
+                    })
+                    .optional()?;
+                if let Some((meta, data)) = row {
+                    found.push(Some((serde_json::from_slice(&meta)?, data)));
+                }
+            }
+            let purged: Option<LogId> = get_meta(connection, PURGED)?;
+            if purged.is_none() {
+                found.push(None);
+            }
+            Ok(found)
+        })
+        .await
+    }
+
+    /// Entries from `first` on and before `end`, some of them.
+    pub async fn read_entries(&self, first: u64, end: u64) -> Result<Vec<Entry>, StoreError> {
+        self.read_log(first, end.min(first.saturating_add(MAX_ENTRIES_PER_READ))).await
+    }
+
+    #[cfg(test)]
+    pub async fn keep_entries(&self, entries: Vec<Entry>) -> Result<(), StoreError> {
+        self.append_log(entries).await
+    }
+
+    #[cfg(test)]
+    pub async fn drop_entries_upto(&self, index: u64) -> Result<(), StoreError> {
+        self.durable(move |connection| {
+            put_meta(connection, PURGED, b"{\"leader_id\":{\"term\":1,\"node_id\":3},\"index\":0}")?;
+            connection.execute("DELETE FROM log WHERE idx <= ?1", [index])?;
             Ok(())
         })
         .await
@@ -286,7 +339,7 @@ impl RaftLogStorage<Types> for Store {
     }
 
     async fn save_vote(&mut self, vote: &Vote) -> Result<(), StorageError> {
-        self.write_meta(VOTE, vote).await.map_err(|error| StorageIOError::write_vote(AnyError::new(&error)).into())
+        self.keep_vote(vote).await.map_err(|error| StorageIOError::write_vote(AnyError::new(&error)).into())
     }
 
     async fn read_vote(&mut self) -> Result<Option<Vote>, StorageError> {

@@ -47,7 +47,7 @@ pub enum LayoutError {
     Foreign { path: PathBuf },
     #[error("failed to make certificates")]
     Pki(#[from] pki::PkiError),
-    #[error("failed to read or make the publishing key {path}", path = path.display())]
+    #[error("failed to read or make the key {path}", path = path.display())]
     Key {
         path: PathBuf,
         #[source]
@@ -165,6 +165,7 @@ impl Layout {
         }
         let keys = self.publishing_keys()?;
         self.certificates()?;
+        let operators = self.signing_keys()?;
         self.write(DEVICE_KEY, devices::PASSWORD)?;
         let policy = POLICY.replacen(POLICY_TIMING, &format!("timing = \"{}\"\n", self.timing.as_str()), 1);
         let reference = self.reference.as_ref().map(|_| Layout::reference_policy()).unwrap_or_default();
@@ -172,7 +173,7 @@ impl Layout {
         for site in Site::ALL {
             own_dir(&self.site_dir(site))?;
             self.write_config(site, "collector", &self.collector(site, &keys))?;
-            self.write_config(site, "host", &self.host_agent(site))?;
+            self.write_config(site, "host", &self.host_agent(site, &operators))?;
             self.write_config(site, "gateway", &self.gateway_agent(site))?;
             if self.mosquitto.is_some() {
                 own_dir(&self.mosquitto_dir(site))?;
@@ -217,26 +218,30 @@ impl Layout {
         let mut public = BTreeMap::new();
         for site in Site::ALL {
             let path = self.publishing_key(site);
-            let fault = |source| LayoutError::Key { path: path.clone(), source };
-            let key = if path.exists() {
-                let text = fs::read_to_string(&path).map_err(at(&path))?;
-                SigningKey::from_pkcs8_pem(&text).map_err(fault)?
-            } else {
+            if !path.exists() {
                 own_dir(&self.site_dir(site))?;
                 own_dir(path.parent().unwrap_or(&self.data_dir))?;
-                let mut secret = [0; 32];
-                rand::rng().fill_bytes(&mut secret);
-                let key = SigningKey::from_bytes(&secret);
-                let text = key.to_pkcs8_pem(LineEnding::LF).map_err(fault)?;
-                let mut file =
-                    fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path).map_err(at(&path))?;
-                file.write_all(text.as_bytes()).map_err(at(&path))?;
-                key
-            };
+            }
+            let key = kept_key(&path)?;
             let bytes = key.verifying_key().to_bytes();
             public.insert(site, base64::engine::general_purpose::STANDARD.encode(bytes));
         }
         Ok(public)
+    }
+
+    /// Where an operator's key for orders without a quorum is.
+    #[must_use]
+    pub fn signing_key(&self, operator: &str) -> PathBuf {
+        self.pki_dir().join(format!("{operator}.signing.key"))
+    }
+
+    /// Public halves, as gates are given them.
+    fn signing_keys(&self) -> Result<BTreeMap<&'static str, String>, LayoutError> {
+        let of = |operator: &'static str| {
+            let key = kept_key(&self.signing_key(operator))?;
+            Ok((operator, bcp_wire::force::to_hex(key.verifying_key().as_bytes())))
+        };
+        OPERATORS.into_iter().map(of).collect()
     }
 
     fn publishing_key(&self, site: Site) -> PathBuf {
@@ -269,6 +274,22 @@ impl Layout {
         }
         Ok(())
     }
+}
+
+/// The key in a file; a new one where there is none.
+fn kept_key(path: &Path) -> Result<SigningKey, LayoutError> {
+    let fault = |source| LayoutError::Key { path: path.to_owned(), source };
+    if path.exists() {
+        let text = fs::read_to_string(path).map_err(at(path))?;
+        return SigningKey::from_pkcs8_pem(&text).map_err(fault);
+    }
+    let mut secret = [0; 32];
+    rand::rng().fill_bytes(&mut secret);
+    let key = SigningKey::from_bytes(&secret);
+    let text = key.to_pkcs8_pem(LineEnding::LF).map_err(fault)?;
+    let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path).map_err(at(path))?;
+    file.write_all(text.as_bytes()).map_err(at(path))?;
+    Ok(key)
 }
 
 #[cfg(test)]

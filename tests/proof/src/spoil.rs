@@ -163,7 +163,8 @@ fn forget_what_was_seen(command: &mut TicketCommand) {
         | TicketCommand::Freeze { expect, .. }
         | TicketCommand::Unfreeze { expect, .. }
         | TicketCommand::Confirm { expect, .. }
-        | TicketCommand::Force { expect, .. } => *expect = None,
+        | TicketCommand::Force { expect, .. }
+        | TicketCommand::Readmit { expect, .. } => *expect = None,
     }
 }
 

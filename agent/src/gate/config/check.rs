@@ -54,6 +54,9 @@ impl GateConfig {
                 say(&format!("collectors.{site}"), format!("the collector of {site} must be an https URL"));
             }
         }
+        for (key, reason) in crate::gate::force::faults(&self.operators) {
+            say(&key, reason);
+        }
         let fenced = self.tickets.iter().any(|ticket| ticket.loss == Loss::Fence);
         if self.watchdog.is_some() && !fenced {
             say("watchdog", "no ticket has loss = \"fence\": nothing would arm it".to_owned());

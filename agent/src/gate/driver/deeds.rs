@@ -7,9 +7,8 @@ use std::time::Duration;
 
 use bcp_wire::control::{PromiseAnswer, PromiseAsk, StepOrder, StepOutcome};
 use bcp_wire::{Epoch, Id, Site};
-use tokio::sync::oneshot;
 
-use super::{Gate, Input, Post};
+use super::{Asker, Gate, Input, Post};
 use crate::gate::ask::post;
 use crate::gate::boot_ms;
 use crate::gate::machine::{Action, Event};
@@ -51,7 +50,7 @@ impl Post {
 
 impl Gate {
     /// One event of one ticket, under its lock.
-    pub(super) fn feed(&mut self, id: &Id, event: Event, mut answer: Option<oneshot::Sender<PromiseAnswer>>) {
+    pub(super) fn feed(&mut self, id: &Id, event: Event, mut answer: Option<Asker>) {
         let Some(post) = self.posts.get_mut(id) else { return };
         let Some(lock) = post.store.lock(Duration::ZERO) else {
             let unstopped = post.store.is_being_stopped(&self.boot_id);
@@ -83,12 +82,7 @@ impl Gate {
     }
 
     /// Carries out actions in order. Where the record cannot be stored, only what makes things safer is done.
-    fn perform(
-        &mut self,
-        id: &Id,
-        actions: Vec<Action>,
-        answer: &mut Option<oneshot::Sender<PromiseAnswer>>,
-    ) -> Vec<Event> {
+    fn perform(&mut self, id: &Id, actions: Vec<Action>, answer: &mut Option<Asker>) -> Vec<Event> {
         let mut stored = true;
         let mut follow = Vec::new();
         for action in actions {
@@ -152,10 +146,17 @@ impl Gate {
                 Action::AskPeers { epoch, nonce } => self.ask_peers(id, epoch, nonce),
                 Action::AnswerPromise(verdict) => {
                     // Without storing there is no promise: the asker hears nothing.
-                    if let Some(answer) = answer.take().filter(|_| stored) {
+                    if let Some(Asker::Gate(answer)) = answer.take().filter(|_| stored) {
                         tracing::info!(ticket = %id, epoch = %verdict.epoch, verdict = ?verdict.verdict, "asked for a promise");
                         // An asker that has gone away keeps what was promised: it only makes us wait.
                         let _ = answer.send(verdict);
+                    }
+                }
+                Action::AnswerForce(outcome) => {
+                    if let Some(Asker::Operator(answer)) = answer.take().filter(|_| stored) {
+                        tracing::warn!(ticket = %id, ?outcome, "ordered by two operators");
+                        // Whoever went away can ask again: the same order is answered the same.
+                        let _ = answer.send(outcome);
                     }
                 }
             }

@@ -13,6 +13,7 @@ impl Machine {
         let silent = now.since(self.confirmed_at) >= timing.ttl_holder_ms / 2;
         let due = now.since(self.asked_at) >= timing.renew_ms;
         let may = self.terms.failsafe && !self.terms.peers.is_empty() && self.holds() && self.record.may_run;
+        let may = may && !self.is_forced();
         if !(silent && due && may) || lease.epoch != self.record.epoch || self.is_stopping() {
             return;
         }
@@ -55,6 +56,8 @@ impl Machine {
             Some("a gate of the same site")
         } else if self.record.lost {
             Some("which epochs this gate has seen is lost")
+        } else if self.is_forced() {
+            Some("two operators gave this site the ticket")
         } else if ask.epoch < self.record.epoch {
             Some("a higher epoch is known here")
         } else if self.record.may_run || self.is_stopping() {

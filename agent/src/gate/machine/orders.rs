@@ -7,7 +7,7 @@ use crate::gate::config::Loss;
 use crate::gate::record::{BootMs, LastStep};
 
 impl Machine {
-    fn knows(&self, key: &str) -> Option<&StepReport> {
+    pub(super) fn knows(&self, key: &str) -> Option<&StepReport> {
         self.record.reports.iter().chain(&self.record.done).find(|report| report.key == key)
     }
 

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use bcp_wire::control::{PromiseAnswer, PromiseAsk, StepOrder, StepOutcome, TicketAnswer};
+use bcp_wire::force::ForceOutcome;
 use bcp_wire::{Epoch, Id, Site};
 
 use crate::gate::config::{GateTiming, Loss};
@@ -69,6 +70,11 @@ pub enum Event {
         verified: bool,
         detail: Option<String>,
     },
+    /// Two operators ordered it; their signatures were checked.
+    Forced {
+        epoch: Epoch,
+        to: Site,
+    },
     PromiseAsked(PromiseAsk),
     PromiseGiven {
         peer: Peer,
@@ -115,6 +121,7 @@ pub enum Action {
         nonce: u64,
     },
     AnswerPromise(PromiseAnswer),
+    AnswerForce(ForceOutcome),
 }
 
 /// One line of status.

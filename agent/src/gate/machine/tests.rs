@@ -2,6 +2,7 @@
 
 mod disk;
 mod failsafe;
+mod forced;
 mod loss;
 mod random;
 mod world;
@@ -11,6 +12,7 @@ use std::collections::BTreeSet;
 use bcp_wire::control::{
     Phase, PromiseAsk, PromiseVerdict, StepKind, StepOrder, StepOutcome, TicketAnswer, TicketSync,
 };
+use bcp_wire::force::ForceOutcome;
 use bcp_wire::{Epoch, Site};
 
 use super::{Action, Event, FoundDeadline, Machine, Peer, Terms};

@@ -14,10 +14,14 @@ use super::ticket::Ticket;
 use crate::time::LogTime;
 
 impl State {
-    /// What a gate is told once its request is applied. Tickets that do not exist are left out.
+    /// What a gate is told once its request is applied. Tickets that do not exist are left out, and
+    /// those of a backup about which nothing is decided yet.
     #[must_use]
     pub fn answer(&self, site: Site, gate: &Id, sync: &GateSync) -> Vec<TicketAnswer> {
-        let known = |id: &Id| self.tickets.get(id).filter(|ticket| ticket.gate(site, gate).is_some());
+        let known = |id: &Id| {
+            let ticket = self.tickets.get(id).filter(|ticket| ticket.gate(site, gate).is_some());
+            ticket.filter(|ticket| ticket.restored.is_none())
+        };
         sync.tickets
             .iter()
             .filter_map(|said| {
@@ -32,7 +36,7 @@ impl State {
             .into_iter()
             .flat_map(|record| &record.renewals)
             .find(|renewal| renewal.nonce == nonce && renewal.epoch == ticket.epoch)
-            .filter(|_| ticket.holder == Some(site));
+            .filter(|_| ticket.holder == Some(site) && !ticket.overruled());
         let ttl_holder_ms = self.timing.map_or(0, |timing| timing.ttl_holder_ms);
         TicketAnswer {
             ticket: id.clone(),
@@ -50,6 +54,9 @@ impl State {
 
 /// The step a gate has to carry out now.
 fn order(id: &Id, ticket: &Ticket, site: Site, gate: &Id, now: LogTime) -> Option<StepOrder> {
+    if ticket.overruled() {
+        return None;
+    }
     if let (Some(moving), Some(holder)) = (&ticket.moving, ticket.holder)
         && let Some(order) = moving.order_for(id, holder, site, gate)
     {

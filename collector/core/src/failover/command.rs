@@ -12,7 +12,7 @@ use super::force::{self, Guard, Lapse};
 use super::intake::clip;
 use super::saga::Stage;
 use super::ticket::{Freeze, MoveOutcome, Pending, Ticket};
-use super::{State, TicketCommand, progress, weigh};
+use super::{State, TicketCommand, progress, readmit, weigh};
 use crate::policy::{Policy, TicketKind};
 
 /// A freeze ends by itself: 30 days at most.
@@ -45,6 +45,14 @@ pub enum Refusal {
     NothingToForce { ticket: Id, guard: Guard },
     #[error("{first} asked for this move of {ticket}; another operator has to confirm it")]
     OwnQuestion { ticket: Id, first: String },
+    #[error("{ticket} was not decided without these collectors; nothing has to be readmitted")]
+    NothingToReadmit { ticket: Id },
+    #[error("no gate of site {site} is heard that was given {ticket} without a quorum")]
+    NotForcedThere { ticket: Id, site: Site },
+    #[error("a gate of site {site} runs {ticket} without a quorum: name that site as its holder")]
+    ForcedThere { ticket: Id, site: Site },
+    #[error("the last lease of {ticket} is of site {site}, which may run it for another {left_ms} ms")]
+    LeaseRuns { ticket: Id, site: Site, left_ms: u64 },
     #[error("{first} has asked to force {ticket}; another operator has to ask the same")]
     SamePerson { ticket: Id, first: String },
 }
@@ -85,7 +93,15 @@ fn carry_out(
     out: &mut Vec<Happened>,
 ) -> Result<String, Refusal> {
     compare(ticket, command.expect(), facts.id)?;
+    if let TicketCommand::Readmit { holder, reason, expect: _ } = command {
+        let who = Operator { name: operator, reason: given(reason)? };
+        return readmit::readmit(ticket, *holder, who, facts, out);
+    }
+    if ticket.overruled() {
+        return Err(blocked(facts.id, &[Block::Overruled { epoch: ticket.floor }]));
+    }
     match command {
+        TicketCommand::Readmit { .. } => Err(Refusal::NothingToReadmit { ticket: facts.id.clone() }),
         TicketCommand::Move { to, reason, expect: _ } => {
             let reason = given(reason)?;
             let who = Operator { name: operator, reason };

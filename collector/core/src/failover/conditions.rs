@@ -56,6 +56,12 @@ const FORCE: Titles = [
     ("de", "Ticket {} wartet auf einen zweiten Bediener"),
     ("en", "Ticket {} waits for a second operator"),
 ];
+const OVERRULED: Titles = [
+    ("nl", "Ticket {} werd zonder de collectors beslist"),
+    ("fr", "Le ticket {} a été décidé sans les collecteurs"),
+    ("de", "Ticket {} wurde ohne die Kollektoren entschieden"),
+    ("en", "Ticket {} was decided without the collectors"),
+];
 const NO_FAILOVER: Titles = [
     ("nl", "Ticket {} kan nu niet overschakelen"),
     ("fr", "Le ticket {} ne peut pas basculer maintenant"),
@@ -130,6 +136,11 @@ fn of_ticket(ticket: &Ticket, facts: Facts<'_>, found: &mut Vec<Condition>) {
         }
     }
     let mut add = |rule, priority, titles, explain| need(&[], false, rule, priority, titles, explain);
+    if ticket.overruled() {
+        let explain =
+            format!("Its gates know epoch {}; nothing is renewed or moved until it is readmitted", ticket.floor);
+        add("ticket-overruled", Priority::Critical, &OVERRULED, explain);
+    }
     if let Some(freeze) = &ticket.frozen {
         add("ticket-frozen", Priority::Medium, &FROZEN, format!("Frozen by {}: {}", freeze.owner, freeze.reason));
     }

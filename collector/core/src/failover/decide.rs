@@ -221,6 +221,12 @@ pub enum Block {
     OnlyOneServing,
     /// The target lacks something that the policy asks for.
     Unmet(Unmet),
+    /// It was decided without these collectors.
+    Overruled {
+        epoch: Epoch,
+    },
+    /// From a backup: what was given since may still be in force.
+    Restored,
     /// The old holder is there, and could not verify that it stopped.
     Unstopped {
         site: Site,
@@ -252,6 +258,10 @@ impl fmt::Display for Block {
                 write!(f, "only {heard} of the 2 other observers could tell that site {site} is lost")
             }
             Block::Unmet(unmet) => unmet.fmt(f),
+            Block::Overruled { epoch } => {
+                write!(f, "its gates were given epoch {epoch} without these collectors, which are not readmitted yet")
+            }
+            Block::Restored => f.write_str("it was restored from a backup, and what was decided since is waited out"),
             Block::OnlyOneServing => f.write_str("only one site serves"),
             Block::Unstopped { site, gate } => {
                 write!(f, "gate {gate} of site {site} says that its stop is not verified: the service may run there")
@@ -424,6 +434,12 @@ fn budget_used(ticket: &Ticket, facts: Facts<'_>) -> bool {
 /// cool-down and uses no budget.
 pub(super) fn blocks(ticket: &Ticket, to: Site, cause: Option<&Cause>, facts: Facts<'_>) -> Vec<Block> {
     let mut blocks = Vec::new();
+    if ticket.overruled() {
+        blocks.push(Block::Overruled { epoch: ticket.floor });
+    }
+    if ticket.restored.is_some_and(|restored| !restored.asked) {
+        blocks.push(Block::Restored);
+    }
     if let Some(freeze) = &ticket.frozen {
         blocks.push(Block::Frozen { owner: freeze.owner.clone(), reason: freeze.reason.clone() });
     }

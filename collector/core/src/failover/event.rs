@@ -206,6 +206,19 @@ pub enum TicketEvent {
         ticket: Id,
         epoch: Epoch,
     },
+    /// A gate knows an incarnation that this log never gave.
+    Overruled {
+        ticket: Id,
+        epoch: Epoch,
+    },
+    /// An operator let the collectors decide again, from this epoch on.
+    Readmitted {
+        ticket: Id,
+        epoch: Epoch,
+        /// Whose site was found with it; absent: nobody runs it.
+        holder: Option<Site>,
+        reason: String,
+    },
 }
 
 /// An event, and who caused it.
@@ -259,6 +272,8 @@ impl TicketEvent {
             | E::CapacityOrdered { ticket, .. }
             | E::CapacityExhausted { ticket, .. }
             | E::RulesChanged { ticket, .. }
+            | E::Overruled { ticket, .. }
+            | E::Readmitted { ticket, .. }
             | E::Retired { ticket, .. } => ticket,
         }
     }
@@ -296,6 +311,8 @@ impl TicketEvent {
             | E::CapacityOrdered { .. }
             | E::CapacityExhausted { .. }
             | E::RulesChanged { .. }
+            | E::Overruled { .. }
+            | E::Readmitted { .. }
             | E::Retired { .. } => Link::Alone,
         }
     }
@@ -406,6 +423,15 @@ impl TicketEvent {
                 format!("{ticket}: too few servers are up at site {site}, and none stands by ({started} were started).")
             }
             E::RulesChanged { ticket, rule_hash } => format!("{ticket} follows rules {rule_hash} from now on."),
+            E::Overruled { ticket, epoch } => format!(
+                "{ticket}: its gates were given epoch {epoch} without these collectors; they do nothing about it until an operator readmits it."
+            ),
+            E::Readmitted { ticket, epoch, holder: Some(site), reason } => format!(
+                "{ticket} is decided by the collectors again, from epoch {epoch} on, with site {site} as it was found: {reason}."
+            ),
+            E::Readmitted { ticket, epoch, holder: None, reason } => {
+                format!("{ticket} is decided by the collectors again, from epoch {epoch} on; nobody runs it: {reason}.")
+            }
             E::Retired { ticket, epoch } => {
                 format!(
                     "{ticket} is no longer in the policy; its last epoch {epoch} is kept so that it is never used twice."

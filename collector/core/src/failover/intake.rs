@@ -17,6 +17,8 @@ use crate::time::LogTime;
 
 /// A gate may know epochs that a restored log does not; further ahead than this it is at fault and is not believed.
 pub const MAX_EPOCH_LEAD: u64 = 1_000_000;
+/// No incarnation above it is believed: a gate at fault must not use them up for ever. As a second since 1970, of 2096.
+pub const MAX_INCARNATION: u32 = 4_000_000_000;
 /// Longest text of a gate kept in the state, in bytes.
 pub const MAX_TEXT_BYTES: usize = 256;
 /// Pause before a failed step outside a move (seal, follow, weigh) is ordered again: doubles up to the second figure.
@@ -70,7 +72,13 @@ fn take_in(
     record.seq = record.seq.max(speaker.seq);
     if believable(said.seen, above) {
         changed |= note_epoch(record, said);
+        let was_overruled = ticket.overruled();
         ticket.floor = ticket.floor.max(said.seen);
+        if ticket.overruled() && !was_overruled {
+            ticket.changed();
+            let (ticket, epoch) = (said.ticket.clone(), said.seen);
+            out.push(Happened { author: author(speaker), event: TicketEvent::Overruled { ticket, epoch } });
+        }
     }
     for report in &said.reports {
         changed |= take_report(ticket, &said.ticket, report, speaker, out);
@@ -97,9 +105,9 @@ fn hear(record: &mut GateRecord, said: &TicketSync, speaker: Speaker<'_>, timing
     }
     record.heard = Some(speaker.now);
     let trouble = said.trouble.as_deref().map(clip);
-    let before = (record.trouble.take(), record.unstopped, record.loss);
-    (record.trouble, record.unstopped, record.loss) = (trouble, said.unstopped, said.loss);
-    before != (record.trouble.clone(), record.unstopped, record.loss) || !unbroken
+    let before = (record.trouble.take(), record.unstopped, record.loss, record.forced);
+    (record.trouble, record.unstopped, record.loss, record.forced) = (trouble, said.unstopped, said.loss, said.forced);
+    before != (record.trouble.clone(), record.unstopped, record.loss, record.forced) || !unbroken
 }
 
 /// A gate is present while it was heard within four renewals.
@@ -108,9 +116,9 @@ pub const fn gate_fresh_ms(timing: &Timing) -> u64 {
     timing.renew_ms.saturating_mul(4)
 }
 
+/// An incarnation is the second since 1970 in which people overruled a log or restored one: any of them may be true.
 fn believable(seen: Epoch, agreed: Epoch) -> bool {
-    seen.counter <= agreed.counter.saturating_add(MAX_EPOCH_LEAD)
-        && u64::from(seen.incarnation) <= u64::from(agreed.incarnation).saturating_add(MAX_EPOCH_LEAD)
+    seen.incarnation <= MAX_INCARNATION && seen.counter <= agreed.counter.saturating_add(MAX_EPOCH_LEAD)
 }
 
 /// Epochs only grow, and a closed one stays closed, in whatever order requests arrive.
@@ -130,7 +138,8 @@ fn renew(ticket: &mut Ticket, epoch: Epoch, speaker: Speaker<'_>, timing: &Timin
         (Phase::Held, _) | (Phase::Draining, Some(Stage::Stopping { .. })) => true,
         (Phase::Draining | Phase::Free | Phase::Granting, _) => false,
     };
-    if !renewing || ticket.retired || ticket.holder != Some(speaker.site) || ticket.epoch != epoch {
+    if !renewing || ticket.retired || ticket.overruled() || ticket.holder != Some(speaker.site) || ticket.epoch != epoch
+    {
         return;
     }
     let Some(record) = ticket.gates.get_mut(&speaker.site).and_then(|gates| gates.get_mut(speaker.gate)) else {

@@ -12,7 +12,7 @@ use super::event::{Happened, TicketEvent};
 use super::intake::system;
 use super::progress::{self, Scene};
 use super::ticket::Ticket;
-use super::{State, servers, weigh};
+use super::{State, restored, servers, weigh};
 use crate::ledger::canonical_hash;
 use crate::policy::{Policy, Rpo, TicketKind, TicketPolicy};
 use crate::time::LogTime;
@@ -68,6 +68,7 @@ impl State {
                     };
                     judge_one(&mut ticket, facts, out);
                 }
+                None if ticket.overruled() => {}
                 None => {
                     let scene = Scene { id: &id, now: self.now, timing: &policy.timing, rpo: Rpo::Zero };
                     progress::advance(&mut ticket, scene, out);
@@ -115,6 +116,9 @@ impl State {
 fn judge_one(ticket: &mut Ticket, facts: Facts<'_>, out: &mut Vec<Happened>) {
     decide::forget(ticket, facts, out);
     decide::watch_service(ticket, facts);
+    if ticket.overruled() || restored::waits(ticket, facts, out) {
+        return;
+    }
     match facts.rule.kind {
         TicketKind::ActiveActive => weigh::judge(ticket, facts, out),
         TicketKind::ActivePassive => {

@@ -20,7 +20,9 @@ mod judge;
 pub mod lease;
 pub mod observe;
 mod progress;
+mod readmit;
 mod require;
+pub mod restored;
 pub mod saga;
 pub mod servers;
 mod show;
@@ -112,6 +114,13 @@ pub enum TicketCommand {
         #[serde(default)]
         expect: Option<(Epoch, u64)>,
     },
+    /// Lets the collectors decide again what was decided without them. `holder`: the site that runs it; absent: nobody does.
+    Readmit {
+        holder: Option<Site>,
+        reason: String,
+        #[serde(default)]
+        expect: Option<(Epoch, u64)>,
+    },
 }
 
 impl TicketCommand {
@@ -124,7 +133,8 @@ impl TicketCommand {
             | TicketCommand::Freeze { expect, .. }
             | TicketCommand::Unfreeze { expect, .. }
             | TicketCommand::Confirm { expect, .. }
-            | TicketCommand::Force { expect, .. } => *expect,
+            | TicketCommand::Force { expect, .. }
+            | TicketCommand::Readmit { expect, .. } => *expect,
         }
     }
 }

@@ -76,7 +76,10 @@ fn expire(ticket: &mut Ticket, scene: Scene<'_>, out: &mut Vec<Happened>) {
 /// Held, and nothing ends that with this tick.
 pub(super) fn stays_held(ticket: &Ticket, now: LogTime) -> bool {
     let lease_runs = ticket.lease.is_none_or(|lease| !lease.expired(now));
-    ticket.phase == Phase::Held && lease_runs && !ticket.holder.is_some_and(|site| all_closed(ticket, site))
+    ticket.phase == Phase::Held
+        && !ticket.overruled()
+        && lease_runs
+        && !ticket.holder.is_some_and(|site| all_closed(ticket, site))
 }
 
 /// A planned move whose target never renewed: the copy it came from is still the last writer.

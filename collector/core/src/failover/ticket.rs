@@ -14,6 +14,7 @@ use bcp_wire::{Epoch, Id, Site};
 use super::decide::Cause;
 use super::force::ForceAsked;
 use super::lease::Lease;
+use super::restored::Restored;
 use super::saga::Move;
 use super::servers::Started;
 use crate::time::LogTime;
@@ -73,6 +74,9 @@ pub struct Ticket {
     pub noted: Option<String>,
     pub noted_at: LogTime,
     pub rule_hash: String,
+    /// From a backup, and nothing was granted since.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub restored: Option<Restored>,
     /// No longer in the policy: no renewal, no grant; only the epoch is kept.
     pub retired: bool,
     /// Ledger entry of the last event of this ticket.
@@ -108,6 +112,9 @@ pub struct GateRecord {
     /// What it does when its lease runs out; `None`: an older gate, which stops.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub loss: Option<Loss>,
+    /// Two operators gave its site `seen` without any collector.
+    #[serde(default)]
+    pub forced: bool,
     /// Whether its copy said in this epoch that the standby has everything.
     pub says_in_sync: Option<bool>,
     pub renewals: Vec<Renewal>,
@@ -212,6 +219,7 @@ impl Ticket {
             noted: None,
             noted_at: LogTime::default(),
             rule_hash: String::new(),
+            restored: None,
             retired: false,
             last_entry: None,
         }
@@ -244,6 +252,13 @@ impl Ticket {
         gates.find(|(_, gate)| gate.unstopped && gate.present(now, fresh_ms)).map(|(id, _)| (site, id))
     }
 
+    /// Gates know an incarnation that this log never gave: it was decided without these collectors, who say and do nothing
+    /// about the ticket until an operator admits them again.
+    #[must_use]
+    pub const fn overruled(&self) -> bool {
+        self.floor.incarnation > self.epoch.incarnation
+    }
+
     /// Epoch of the next grant: above every one ever used, the gates' own included.
     #[must_use]
     pub fn next_epoch(&self) -> Epoch {
@@ -270,6 +285,7 @@ impl GateRecord {
             trouble: None,
             unstopped: false,
             loss: None,
+            forced: false,
             says_in_sync: None,
             renewals: Vec::new(),
             sealed: Epoch::NONE,

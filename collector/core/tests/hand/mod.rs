@@ -61,6 +61,11 @@ impl Hand {
         hand
     }
 
+    /// A log that goes on from this state, with both gates there.
+    pub fn from(replica: Replica) -> Self {
+        Hand { replica, there: vec![Site::A, Site::B], in_sync: true, term: 9, ..Hand::default() }
+    }
+
     pub fn ticket(&self, name: &str) -> &Ticket {
         &self.replica.failover.tickets[name]
     }
@@ -144,6 +149,7 @@ impl Hand {
                 trouble: None,
                 unstopped: false,
                 loss: None,
+                forced: false,
             };
             change(name, &mut said);
             said
@@ -170,6 +176,7 @@ impl Hand {
             trouble: None,
             unstopped: false,
             loss: None,
+            forced: false,
         };
         let gate = id(&format!("host-{site}"));
         let sync = GateSync { site, gate: gate.clone(), nonce: 0, seq: 0, tickets: vec![said] };

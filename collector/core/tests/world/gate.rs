@@ -194,6 +194,7 @@ impl Gate {
             trouble: None,
             unstopped: false,
             loss: None,
+            forced: false,
         };
         GateSync { site: self.site, gate: self.id.clone(), nonce, seq: self.seq, tickets: vec![ticket] }
     }

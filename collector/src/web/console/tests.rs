@@ -240,6 +240,18 @@ fn a_ticket_with_a_holder_says_where() {
 }
 
 #[test]
+fn what_waits_for_a_person_says_who_asked_and_how_to_answer() {
+    let mut view = view(Vec::new());
+    let force = json!({"to": "b", "guard": "freshness", "by": "op-1", "reason": "a has burnt", "ago_ms": 1_000, "within_ms": 599_000});
+    view.tickets =
+        Arc::new(vec![ticket("active-passive", &json!({"holder": "a", "weights": {}, "force_asked": force}))]);
+    let said = text(&page::TicketsPart { model: ConsoleModel::of(&view) }.render().unwrap());
+    assert!(said.contains("op-1 asks to force it to site b around its freshness: a has burnt"), "{said}");
+    assert!(said.contains("bcpctl force portal --to b --guard freshness --reason"), "{said}");
+    assert!(said.contains("bcpctl abort portal") && said.contains("--expect 1.1,1"), "{said}");
+}
+
+#[test]
 fn a_service_has_one_line_and_a_page_with_the_rest() {
     let mut view = view(Vec::new());
     let long =

@@ -31,9 +31,19 @@ pub struct TicketCard {
     pub can_target: Option<String>,
     pub reasons: Vec<String>,
     pub frozen: Option<String>,
+    pub asks: Vec<Ask>,
     pub unfenced: bool,
     pub steps: Vec<StepRow>,
     pub troubles: Vec<String>,
+}
+
+/// What waits for a person: the question, how long, and the orders that answer it.
+#[derive(Debug, Clone)]
+pub struct Ask {
+    pub question: String,
+    pub within_ms: u64,
+    pub yes: String,
+    pub no: String,
 }
 
 /// One site of a ticket.
@@ -108,6 +118,7 @@ pub fn card(ticket: &TicketView, view: &View) -> TicketCard {
         can_target: ticket.can_failover_now.target.map(site),
         reasons: ticket.can_failover_now.reasons.clone(),
         frozen: ticket.frozen.as_ref().map(|freeze| format!("frozen: {}", freeze.reason)),
+        asks: asks(ticket),
         unfenced: ticket.unfenced,
         steps: ticket.steps.iter().map(step_row).collect(),
         troubles: ticket
@@ -116,6 +127,29 @@ pub fn card(ticket: &TicketView, view: &View) -> TicketCard {
             .filter_map(|gate| Some(format!("gate {} of site {}: {}", gate.gate, gate.site, gate.trouble.as_ref()?)))
             .collect(),
     }
+}
+
+/// The console changes nothing: it shows the order that an operator gives, with what it was decided on.
+fn asks(ticket: &TicketView) -> Vec<Ask> {
+    let id = &ticket.id;
+    let seen = format!("--expect {},{}", ticket.epoch, ticket.revision);
+    let no = format!("bcpctl abort {id} --reason '...' {seen}");
+    let force = ticket.force_asked.as_ref().map(|asked| Ask {
+        question: format!(
+            "{} asks to force it to site {} around its {}: {}. Another operator has to ask the same.",
+            asked.by, asked.to, asked.guard, asked.reason
+        ),
+        within_ms: asked.within_ms,
+        yes: format!("bcpctl force {id} --to {} --guard {} --reason '...' {seen}", asked.to, asked.guard),
+        no: no.clone(),
+    });
+    let confirm = ticket.awaiting_confirmation.as_ref().map(|asked| Ask {
+        question: format!("It should move to site {}. An operator has to confirm.", asked.to),
+        within_ms: asked.within_ms,
+        yes: format!("bcpctl confirm {id} --epoch {} {seen}", asked.epoch),
+        no,
+    });
+    force.into_iter().chain(confirm).collect()
 }
 
 /// With a holder, that decides. Shared: every side that should serve does, or one is out, or none is left.

@@ -89,7 +89,7 @@ impl Layout {
         )
     }
 
-    pub(super) fn host_agent(&self, site: Site) -> String {
+    pub(super) fn host_agent(&self, site: Site, operators: &BTreeMap<&'static str, String>) -> String {
         let mut text = self.agent_head(site, &format!("host-{site}"), Port::HostStatus);
         let location = if site == Site::W { "w/room".to_owned() } else { format!("{site}/hall1/r01") };
         let _ = write!(
@@ -105,7 +105,7 @@ impl Layout {
         }
         // The witness holds no ticket, so it has no gate.
         if site != Site::W {
-            text.push_str(&self.gate(site));
+            text.push_str(&self.gate(site, operators));
         }
         text
     }
@@ -139,7 +139,7 @@ impl Layout {
         text
     }
 
-    fn gate(&self, site: Site) -> String {
+    fn gate(&self, site: Site, operators: &BTreeMap<&'static str, String>) -> String {
         let peers: Vec<String> = site
             .others()
             .into_iter()
@@ -151,7 +151,10 @@ impl Layout {
             .collect();
         let mut text = format!(
             "\n[gate]\nlisten = {listen}\nruntime_dir = {runtime}\ncredentials = {credentials}\n\
-             collectors = {collectors}\nsiblings = []\npeers = [ {peers} ]\ntiming = \"{timing}\"\n",
+             collectors = {collectors}\nsiblings = []\npeers = [ {peers} ]\ntiming = \"{timing}\"\n\
+             operators = {{ {operators} }}\n",
+            operators =
+                operators.iter().map(|(name, key)| format!("{name} = \"{key}\"")).collect::<Vec<_>>().join(", "),
             listen = self.address(site, Port::Gate),
             runtime = quoted(absolute(self.site_dir(site).join("run"))),
             credentials = self.credentials(&format!("agent:{site}:host-{site}")),

@@ -237,7 +237,7 @@ impl Host {
                 Action::SyncNow => self.sync_now = true,
                 Action::AskPeers { epoch, nonce } => play.wishes.asks.push((id.clone(), epoch, nonce)),
                 Action::AnswerPromise(answer) if stored => play.wishes.promises.push(answer),
-                Action::AnswerPromise(_) => {}
+                Action::AnswerPromise(_) | Action::AnswerForce(_) => {}
             }
         }
     }

@@ -117,6 +117,8 @@ impl World {
                     assert!(!self.disk.may_run && answer.epoch >= self.disk.epoch);
                 }
             }
+            Action::AnswerForce(ForceOutcome::Refused { .. }) => {}
+            Action::AnswerForce(_) => assert_eq!(&self.disk, self.machine.stored(), "stored before it is said"),
             Action::SyncNow | Action::AskPeers { .. } => {}
         }
     }
