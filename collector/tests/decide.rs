@@ -382,40 +382,6 @@ async fn a_wiped_disk_with_the_same_id_is_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_wiped_disk_is_let_in_again_by_an_operator_and_counts_then() {
-    let mut trio = Trio::start("readmit", NEVER).await;
-    trio.agree_on(Some(Site::W), ELECTION).await;
-    trio.stop(Site::B).await;
-    std::fs::remove_dir_all(trio.dir.join("b")).unwrap();
-    trio.restart(Site::B).await;
-    assert!(confirmed(&trio.sync(Site::A, 1).await));
-    assert_ne!(trio.operator_asks(Site::A, "/control/v1/admit?site=b").await, 200, "only the leader");
-    assert_ne!(trio.operator_asks(Site::W, "/control/v1/admit?site=w").await, 200, "not itself");
-    assert_eq!(trio.operator_asks(Site::W, "/control/v1/admit?site=b").await, 200);
-    trio.agree_on(Some(Site::W), Duration::from_secs(15)).await;
-    // With a gone, w and the new disk of b are a quorum.
-    trio.stop(Site::A).await;
-    let start = Instant::now();
-    while !confirmed(&trio.sync(Site::W, 2).await) {
-        assert!(start.elapsed() < Duration::from_secs(15), "w and b go on");
-        tokio::time::sleep(Duration::from_millis(100)).await;
-    }
-    trio.stop_all().await;
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn while_one_of_the_others_is_away_no_disk_is_let_in() {
-    let mut trio = Trio::start("readmit-not", NEVER).await;
-    trio.agree_on(Some(Site::W), ELECTION).await;
-    trio.stop(Site::A).await;
-    trio.stop(Site::B).await;
-    std::fs::remove_dir_all(trio.dir.join("b")).unwrap();
-    trio.restart(Site::B).await;
-    assert_ne!(trio.operator_asks(Site::W, "/control/v1/admit?site=b").await, 200);
-    trio.stop_all().await;
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn two_found_the_cluster_when_an_operator_says_so_and_the_third_joins() {
     let mut trio = Trio::start("bootstrap", NEVER).await;
     trio.stop(Site::A).await;

@@ -106,16 +106,6 @@ impl Book {
         Ok(())
     }
 
-    /// The member of `site` is not known any more: the next one that introduces itself is written down.
-    pub async fn forget(&self, site: Site) -> Result<(), StoreError> {
-        let page = {
-            let mut page = self.page();
-            page.peers.remove(&site);
-            page.clone()
-        };
-        self.store.write_meta(KEY, &page).await
-    }
-
     /// Checks a message of the collector of `site`.
     pub fn check(&self, site: Site, address: &Address) -> Result<(), Stranger> {
         let (known, own) = {

@@ -109,6 +109,8 @@ mod tests {
             timing: Timing::METRO,
             tickets: BTreeMap::from([(sample::id("rx"), sample::passive())]),
             services: BTreeMap::from([(sample::id("rx"), ServicePolicy::default())]),
+            pools: BTreeMap::new(),
+            sites: BTreeMap::new(),
         };
         let items = if index == 2 { vec![Item::Policy(Box::new(policy()))] } else { Vec::new() };
         Tick { leader: Site::W, term: 1, elapsed_ms: 250, wall: Wall(i64::try_from(index).unwrap()), items }

@@ -49,7 +49,7 @@ fn other_site(node: &Here, certificate: &Identity) -> Result<Site, Refusal> {
 }
 
 /// A request of a member of another site, to the member that this node is.
-pub(super) struct FromMember(pub Site);
+struct FromMember(Site);
 
 impl FromRequestParts<Here> for FromMember {
     type Rejection = Refusal;
