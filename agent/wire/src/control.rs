@@ -63,6 +63,9 @@ pub struct TicketSync {
     /// What this gate does when its lease runs out. Absent in what older gates say; they stop.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub loss: Option<Loss>,
+    /// This site holds `seen` by order of two operators, without any collector.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub forced: bool,
 }
 
 /// What happens at a site whose lease has run out.
@@ -90,9 +93,6 @@ impl Loss {
             Loss::Fence => "fence",
         }
     }
-    /// This site holds `seen` by order of two operators, without any collector.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub forced: bool,
 }
 
 /// Freshness of one copy of the data.
