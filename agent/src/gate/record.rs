@@ -82,7 +82,7 @@ pub struct Promise {
 }
 
 /// An order of two operators that this gate follows.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Hash)]
 pub struct Forced {
     pub epoch: Epoch,
     /// The boot that `wait_until` is measured in. After another boot the whole length counts again.

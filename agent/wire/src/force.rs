@@ -76,7 +76,7 @@ pub struct ForceAnswer {
     pub outcome: ForceOutcome,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Hash)]
 #[serde(tag = "outcome", rename_all = "snake_case")]
 pub enum ForceOutcome {
     /// On the disk of the gate of the named site: it waits this long, then promotes.

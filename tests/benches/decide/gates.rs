@@ -135,6 +135,7 @@ impl Gate {
             facts: None,
             trouble: None,
             unstopped: false,
+            loss: None,
             forced: false,
         };
         GateSync {

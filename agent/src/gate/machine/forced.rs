@@ -15,7 +15,7 @@ const RETRY_FIRST_MS: u64 = 2_000;
 const RETRY_MOST_MS: u64 = 60_000;
 
 /// What a restart may forget.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Copy, Default, Hash)]
 pub(super) struct Pace {
     renewed_at: Option<BootMs>,
     retry_at: BootMs,
