@@ -24,7 +24,18 @@ fn sync(site: Site, nonce: u64, replica: &Replica) -> Item {
         let seen = agreed.map_or(Epoch::NONE, |t| t.epoch);
         let renew = agreed.is_some_and(|t| t.holder == Some(site)).then_some(seen);
         let (reports, closed, unstopped) = (Vec::new(), false, false);
-        TicketSync { ticket, seen, closed, renew, reports, facts: None, trouble: None, unstopped, loss: None, forced: false }
+        TicketSync {
+            ticket,
+            seen,
+            closed,
+            renew,
+            reports,
+            facts: None,
+            trouble: None,
+            unstopped,
+            loss: None,
+            forced: false,
+        }
     });
     let gate = id(&format!("host-{site}"));
     Item::Gate(GateSync { site, gate, nonce, seq: nonce, tickets: tickets.collect() })
