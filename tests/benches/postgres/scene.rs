@@ -155,7 +155,7 @@ impl Scene {
             (ticket["phase"] == "free").then_some(())
         })
         .await?;
-        let key = format!("ticket-no-failover/{TICKET}");
+        let key = format!("ticket-free/{TICKET}");
         wait_for("the alarm", LIMIT, async || (self.fleet.active_alarms(Site::W, &key).await.ok()? > 0).then_some(()))
             .await?;
         bcp_tests::hold_for(Duration::from_secs(5), async || {
