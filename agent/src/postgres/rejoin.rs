@@ -193,6 +193,11 @@ fn rewind(postgres: &Postgres) -> Result<(), PostgresError> {
     }
 }
 
+/// Under a name that no commit waits for: pg_basebackup confirms what it receives, long before there is a copy.
+fn basebackup_source(postgres: &Postgres) -> String {
+    format!("{} application_name={}_basebackup", postgres.peer, postgres.own_name)
+}
+
 /// A new directory beside the old one, which is kept as `DIR.before` (one of them).
 fn copy_anew(postgres: &Postgres) -> Result<(), PostgresError> {
     let beside = |suffix: &str| {
@@ -208,7 +213,7 @@ fn copy_anew(postgres: &Postgres) -> Result<(), PostgresError> {
     remove(&next)?;
     let mut command = server::program(postgres, "pg_basebackup")?;
     command.arg("-D").arg(&next).args(["--wal-method=stream", "--checkpoint=fast"]);
-    command.args(["-d", &postgres.upstream()]);
+    command.args(["-d", &basebackup_source(postgres)]);
     server::run("pg_basebackup", command, BASEBACKUP_LIMIT)?;
     // Before it can be started by mistake.
     files::put_standby_signal(&Postgres { data_dir: next.clone(), ..postgres.clone() })?;
