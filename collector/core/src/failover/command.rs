@@ -70,15 +70,7 @@ impl State {
         let unknown = || Refusal::Unknown { ticket: id.clone() };
         let rule = policy.tickets.get(id).ok_or_else(unknown)?;
         let mut ticket = self.tickets.remove(id).ok_or_else(unknown)?;
-        let facts = Facts {
-            id,
-            now: self.now,
-            timing: &policy.timing,
-            rule,
-            board: &self.board,
-            others: &self.tickets,
-            policy,
-        };
+        let facts = Facts::new(self, policy, id, rule);
         let result = carry_out(&mut ticket, operator, command, facts, out);
         self.tickets.insert(id.clone(), ticket);
         result

@@ -5,24 +5,23 @@
 //! `w` is a target only of what two operators ask for; an automatic move is counted before it begins.
 
 use std::collections::BTreeMap;
-use std::fmt;
-
-use serde::{Deserialize, Serialize};
 
 use bcp_wire::control::Phase;
 use bcp_wire::{Epoch, Id, Site};
 
+use super::State;
+pub use super::block::Block;
+pub use super::cause::Cause;
 use super::event::{Happened, TicketEvent};
-use super::force::{self, Guard, Lapse};
+use super::force::{self, Lapse};
 use super::freshness::{self, Freshness};
 use super::intake::{gate_fresh_ms, system};
 use super::observe::{Board, MAJORITY};
 use super::progress::{self, Scene};
-use super::require::{self, Unmet};
+use super::require;
 use super::saga::{Move, Stage};
 use super::ticket::{MoveOutcome, Pending, Ticket};
 use crate::policy::{Mode, MoveWhen, Policy, TicketPolicy, Timing};
-use crate::site::Supply;
 use crate::status::ServiceStatus;
 use crate::time::LogTime;
 
@@ -40,236 +39,6 @@ pub const NOTE_AGAIN_MS: u64 = 60_000;
 /// Begins the note of a grant that only mode observe held back.
 const RESUME_NOTE: &str = "would resume";
 
-/// Why a ticket was granted or moved.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "kind", rename_all = "snake_case")]
-pub enum Cause {
-    /// Never held before: the preferred site's gates are there.
-    FirstGrant,
-    /// Its own site is back before anything had to move.
-    Resumed,
-    SiteLost {
-        site: Site,
-    },
-    ServiceDown {
-        site: Site,
-        for_ms: u64,
-    },
-    /// Power or cooling of its site ends soon: it leaves while it can.
-    RunsOut {
-        site: Site,
-        supply: Supply,
-        under_ms: u64,
-    },
-    Operator {
-        name: String,
-        reason: String,
-    },
-    /// An automatic decision that a human confirmed.
-    Confirmed {
-        name: String,
-        cause: Box<Cause>,
-    },
-    /// Two operators went around a guard.
-    Forced {
-        first: String,
-        second: String,
-        guard: Guard,
-        reason: String,
-    },
-    /// Back to where it came from.
-    Undone {
-        reason: String,
-    },
-}
-
-impl Cause {
-    /// Counts for the budget and starts a cool-down.
-    #[must_use]
-    pub const fn automatic(&self) -> bool {
-        match self {
-            Cause::SiteLost { .. } | Cause::ServiceDown { .. } | Cause::RunsOut { .. } => true,
-            Cause::FirstGrant
-            | Cause::Resumed
-            | Cause::Operator { .. }
-            | Cause::Confirmed { .. }
-            | Cause::Forced { .. }
-            | Cause::Undone { .. } => false,
-        }
-    }
-
-    /// Goes around this guard.
-    #[must_use]
-    pub const fn forces(&self, guarded: Guard) -> bool {
-        match (self, guarded) {
-            (Cause::Forced { guard: Guard::Freshness, .. }, Guard::Freshness)
-            | (Cause::Forced { guard: Guard::Dependency, .. }, Guard::Dependency) => true,
-            (_, Guard::Freshness | Guard::Dependency) => false,
-        }
-    }
-
-    /// People chose the moment. Where the old holder says that it could not stop, they are asked again instead of waiting: what
-    /// time covers is a holder that is silent.
-    #[must_use]
-    pub const fn is_ordered(&self) -> bool {
-        match self {
-            Cause::Operator { .. } | Cause::Forced { .. } | Cause::Undone { .. } => true,
-            Cause::FirstGrant
-            | Cause::Resumed
-            | Cause::SiteLost { .. }
-            | Cause::ServiceDown { .. }
-            | Cause::RunsOut { .. }
-            | Cause::Confirmed { .. } => false,
-        }
-    }
-
-    /// What a human confirmed, or the cause itself.
-    #[must_use]
-    pub fn root(&self) -> &Cause {
-        match self {
-            Cause::Confirmed { cause, .. } => cause.root(),
-            other => other,
-        }
-    }
-
-    /// The holder was well when it was told to leave: its copy is as good as it was, and can be gone back to.
-    #[must_use]
-    pub const fn planned(&self) -> bool {
-        match self {
-            Cause::Operator { .. } | Cause::RunsOut { .. } => true,
-            Cause::FirstGrant
-            | Cause::Resumed
-            | Cause::SiteLost { .. }
-            | Cause::ServiceDown { .. }
-            | Cause::Confirmed { .. }
-            | Cause::Forced { .. }
-            | Cause::Undone { .. } => false,
-        }
-    }
-
-    /// Nothing is left to go on with where it is: a stop that fails is waited out, not called off.
-    #[must_use]
-    pub fn must_leave(&self) -> bool {
-        match self {
-            Cause::SiteLost { .. } | Cause::ServiceDown { .. } | Cause::RunsOut { .. } | Cause::Forced { .. } => true,
-            Cause::Confirmed { cause, .. } => cause.must_leave(),
-            Cause::FirstGrant | Cause::Resumed | Cause::Operator { .. } | Cause::Undone { .. } => false,
-        }
-    }
-}
-
-impl fmt::Display for Cause {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Cause::FirstGrant => f.write_str("first grant"),
-            Cause::Resumed => f.write_str("its own site is back"),
-            Cause::SiteLost { site } => write!(f, "site {site} is lost"),
-            Cause::ServiceDown { site, for_ms } => {
-                write!(f, "the service is down at site {site} for {} s", for_ms / 1_000)
-            }
-            Cause::RunsOut { site, supply, under_ms } => {
-                write!(f, "{} of site {site} lasts for less than {} s", supply.as_str(), under_ms / 1_000)
-            }
-            Cause::Operator { name, reason } => write!(f, "asked by {name}: {reason}"),
-            Cause::Confirmed { name, cause } => write!(f, "{cause}, confirmed by {name}"),
-            Cause::Forced { first, second, guard, reason } => {
-                write!(f, "forced around its {guard} by {first} and {second}: {reason}")
-            }
-            Cause::Undone { reason } => write!(f, "undone: {reason}"),
-        }
-    }
-}
-
-/// Something that stands in the way of a move. Its text has no figures that run, so it is noted once.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Block {
-    Off,
-    ObserveOnly,
-    Frozen {
-        owner: String,
-        reason: String,
-    },
-    /// A move is under way, or the grant is not in effect yet.
-    Busy,
-    NoHolder,
-    NoTarget,
-    GateMissing {
-        site: Site,
-        gate: Id,
-    },
-    GateTrouble {
-        site: Site,
-        gate: Id,
-        trouble: String,
-    },
-    NotFresh {
-        site: Site,
-        freshness: Freshness,
-    },
-    Dependency {
-        ticket: Id,
-    },
-    CoolingDown,
-    BudgetUsed {
-        budget: u32,
-    },
-    /// Fewer than two observers besides the holder's own site: its loss could not be agreed.
-    FewObservers {
-        site: Site,
-        heard: usize,
-    },
-    OnlyOneServing,
-    /// The target lacks something that the policy asks for.
-    Unmet(Unmet),
-    /// It was decided without these collectors.
-    Overruled {
-        epoch: Epoch,
-    },
-    /// From a backup: what was given since may still be in force.
-    Restored,
-    /// The old holder is there, and could not verify that it stopped.
-    Unstopped {
-        site: Site,
-        gate: Id,
-    },
-}
-
-impl fmt::Display for Block {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Block::Off => f.write_str("its mode is off"),
-            Block::ObserveOnly => f.write_str("its mode is observe"),
-            Block::Frozen { owner, reason } => write!(f, "it is frozen by {owner}: {reason}"),
-            Block::Busy => f.write_str("a move is under way"),
-            Block::NoHolder => f.write_str("no site holds it"),
-            Block::NoTarget => f.write_str("there is no other site that may hold it"),
-            Block::GateMissing { site, gate } => write!(f, "gate {gate} of site {site} is not heard"),
-            Block::GateTrouble { site, gate, trouble } => write!(f, "gate {gate} of site {site} reports: {trouble}"),
-            Block::NotFresh { site, freshness } => match freshness {
-                Freshness::Fresh => write!(f, "the copy at site {site} is fresh"),
-                Freshness::Stale => write!(f, "the copy at site {site} lacks acknowledged data"),
-                Freshness::Unknown => write!(f, "whether the copy at site {site} has everything is unknown"),
-                Freshness::Forked => write!(f, "the copy at site {site} has a history of its own"),
-            },
-            Block::Dependency { ticket } => write!(f, "{ticket}, on which it depends, is not active"),
-            Block::CoolingDown => f.write_str("it cools down after an automatic move"),
-            Block::BudgetUsed { budget } => write!(f, "{budget} automatic moves within 24 h are used up"),
-            Block::FewObservers { site, heard } => {
-                write!(f, "only {heard} of the 2 other observers could tell that site {site} is lost")
-            }
-            Block::Unmet(unmet) => unmet.fmt(f),
-            Block::Overruled { epoch } => {
-                write!(f, "its gates were given epoch {epoch} without these collectors, which are not readmitted yet")
-            }
-            Block::Restored => f.write_str("it was restored from a backup, and what was decided since is waited out"),
-            Block::OnlyOneServing => f.write_str("only one site serves"),
-            Block::Unstopped { site, gate } => {
-                write!(f, "gate {gate} of site {site} says that its stop is not verified: the service may run there")
-            }
-        }
-    }
-}
-
 /// Everything a decision reads besides the ticket itself.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Facts<'a> {
@@ -283,6 +52,12 @@ pub(super) struct Facts<'a> {
 }
 
 impl<'a> Facts<'a> {
+    /// What the state says besides the ticket, which is taken out of it while it is judged.
+    pub(super) const fn new(state: &'a State, policy: &'a Policy, id: &'a Id, rule: &'a TicketPolicy) -> Facts<'a> {
+        let State { now, board, tickets, .. } = state;
+        Facts { id, now: *now, timing: &policy.timing, rule, board, others: tickets, policy }
+    }
+
     pub(super) fn scene(self) -> Scene<'a> {
         Scene { id: self.id, now: self.now, timing: self.timing, rpo: self.rule.rpo }
     }

@@ -57,15 +57,7 @@ impl State {
             let Some(mut ticket) = self.tickets.remove(&id) else { continue };
             match policy.tickets.get(&id) {
                 Some(rule) => {
-                    let facts = Facts {
-                        id: &id,
-                        now: self.now,
-                        timing: &policy.timing,
-                        rule,
-                        board: &self.board,
-                        others: &self.tickets,
-                        policy,
-                    };
+                    let facts = Facts::new(self, policy, &id, rule);
                     judge_one(&mut ticket, facts, out);
                 }
                 None if ticket.overruled() => {}
@@ -100,15 +92,7 @@ impl State {
 
     pub(super) fn facts<'a>(&'a self, policy: &'a Policy, id: &'a Id) -> Option<(&'a Ticket, Facts<'a>)> {
         let (ticket, rule) = (self.tickets.get(id)?, policy.tickets.get(id)?);
-        let facts = Facts {
-            id,
-            now: self.now,
-            timing: &policy.timing,
-            rule,
-            board: &self.board,
-            others: &self.tickets,
-            policy,
-        };
+        let facts = Facts::new(self, policy, id, rule);
         Some((ticket, facts))
     }
 }

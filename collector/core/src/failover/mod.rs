@@ -7,6 +7,8 @@
 //! the full wait; `w` holds only what two people sent there; frozen, off and observe change nothing by themselves; every state has an exit.
 
 mod answer;
+mod block;
+mod cause;
 mod change;
 mod command;
 mod conditions;
