@@ -20,6 +20,7 @@ pub mod member;
 pub mod memory;
 pub mod network;
 pub mod node;
+mod pack;
 pub mod raft;
 pub mod raft_log;
 pub mod replay;

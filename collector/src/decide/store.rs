@@ -18,6 +18,7 @@ use rusqlite::{Connection, OptionalExtension, params};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use super::pack::{pack, unpack};
 use super::raft::{Entry, LogId, SnapshotMeta, StorageError, StorageIOError, Types, Vote};
 
 /// Ledger entries kept here; serve copies them within seconds, and a peer may be asked for older ones.
@@ -37,6 +38,10 @@ pub enum StoreError {
     Sqlite(#[from] rusqlite::Error),
     #[error("a record of the decide database cannot be read")]
     Record(#[from] serde_json::Error),
+    #[error("a record of the decide database is damaged")]
+    Deflated(#[source] std::io::Error),
+    #[error("a record of the decide database unfolds to more than {most} bytes")]
+    TooLong { most: u64 },
     #[error("the database thread ended")]
     Thread,
 }
@@ -241,7 +246,7 @@ impl Store {
             let mut select =
                 connection.prepare_cached("SELECT entry FROM log WHERE idx >= ?1 AND idx < ?2 ORDER BY idx")?;
             let rows = select.query_map(params![first, end], |row| row.get::<_, Vec<u8>>(0))?;
-            rows.map(|row| Ok(serde_json::from_slice(&row?)?)).collect()
+            rows.map(|row| unpack(&row?)).collect()
         })
         .await
     }
@@ -256,7 +261,7 @@ impl Store {
                     let mut insert =
                         transaction.prepare_cached("INSERT OR REPLACE INTO log (idx, entry) VALUES (?1, ?2)")?;
                     for entry in &entries {
-                        insert.execute(params![entry.log_id.index, serde_json::to_vec(entry)?])?;
+                        insert.execute(params![entry.log_id.index, pack(entry)?])?;
                     }
                 }
                 transaction.commit()?;
@@ -328,7 +333,7 @@ impl RaftLogStorage<Types> for Store {
             let last: Option<Vec<u8>> = connection
                 .query_row("SELECT entry FROM log ORDER BY idx DESC LIMIT 1", [], |row| row.get(0))
                 .optional()?;
-            let last = last.map(|entry| serde_json::from_slice::<Entry>(&entry)).transpose()?;
+            let last = last.map(|entry| unpack::<Entry>(&entry)).transpose()?;
             Ok(LogState { last_purged_log_id: purged, last_log_id: last.map(|entry| entry.log_id).or(purged) })
         });
         read.await.map_err(read_fault)

@@ -10,6 +10,7 @@ mod answer;
 mod block;
 mod cause;
 mod change;
+pub mod chart;
 mod command;
 mod conditions;
 pub mod decide;

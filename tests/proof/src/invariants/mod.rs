@@ -27,6 +27,7 @@ mod i21;
 mod i22;
 mod i23;
 mod i24;
+mod i28;
 
 use std::collections::BTreeMap;
 
@@ -165,6 +166,7 @@ pub struct Invariants {
     i22: i22::OrdersCompare,
     i23: i23::PolicyLeavesHolder,
     i24: i24::HonestWord,
+    i28: i28::AsCharted,
     pub breaches: Vec<Breach>,
 }
 
@@ -193,21 +195,21 @@ impl Invariants {
     pub fn tick(&mut self, seen: &Applied<'_>) {
         each!(
             self, tick, seen, i01, i02, i03, i04, i05, i06, i07, i08, i09, i10, i11, i12, i13, i14, i15, i16, i17, i18,
-            i19, i20, i21, i22, i23, i24
+            i19, i20, i21, i22, i23, i24, i28
         );
     }
 
     pub fn note(&mut self, seen: &Noted<'_>) {
         each!(
             self, note, seen, i01, i02, i03, i04, i05, i06, i07, i08, i09, i10, i11, i12, i13, i14, i15, i16, i17, i18,
-            i19, i20, i21, i22, i23, i24
+            i19, i20, i21, i22, i23, i24, i28
         );
     }
 
     pub fn moment(&mut self, seen: &Moment<'_>) {
         each!(
             self, moment, seen, i01, i02, i03, i04, i05, i06, i07, i08, i09, i10, i11, i12, i13, i14, i15, i16, i17,
-            i18, i19, i20, i21, i22, i23, i24
+            i18, i19, i20, i21, i22, i23, i24, i28
         );
     }
 
