@@ -75,6 +75,29 @@ fn one_observer_or_unknown_moves_nothing() {
 }
 
 #[test]
+fn a_site_of_whose_supplies_nobody_knows_is_an_alarm_before_the_day_they_are_needed() {
+    let mut hand = running(runway_policy(ticket(TicketKind::ActivePassive)));
+    let raised = |hand: &Hand| {
+        let policy = hand.replica.policy.as_ref().unwrap();
+        let found = hand.replica.failover.alarm_conditions(policy);
+        found.iter().filter(|condition| condition.key == "runway-unknown/a").count()
+    };
+    all_say(&mut hand, &[(Site::A, power(Runway::Endless)), (Site::B, power(Runway::Endless))]);
+    hand.pass(400_000);
+    assert_eq!(raised(&hand), 0);
+    // One observer that knows is not enough; the others may never have heard a UPS of that name.
+    all_say(&mut hand, &[(Site::A, power(Runway::Unknown)), (Site::B, power(Runway::Endless))]);
+    hand.words.insert(Site::W, [(Site::A, power(SHORT)), (Site::B, power(Runway::Endless))].into());
+    hand.pass(299_000);
+    assert_eq!(raised(&hand), 0, "a restart is no alarm");
+    hand.pass(2_000);
+    assert_eq!(raised(&hand), 1);
+    all_say(&mut hand, &[(Site::A, power(Runway::Endless)), (Site::B, power(Runway::Endless))]);
+    hand.pass(1_000);
+    assert_eq!(raised(&hand), 0);
+}
+
+#[test]
 fn a_target_that_does_not_last_longer_is_no_target() {
     for (target, why) in [
         (Runway::Left { ms: 839_999 }, "site b does not last 10 min longer"),

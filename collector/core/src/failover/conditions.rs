@@ -26,6 +26,12 @@ const POLICY_DIFFERS: Titles = [
     ("de", "Kollektor {} hat eine andere Konfiguration"),
     ("en", "Collector {} runs another configuration"),
 ];
+const UNTOLD: Titles = [
+    ("nl", "Onbekend hoelang datacenter {} het volhoudt"),
+    ("fr", "Autonomie du centre de données {} inconnue"),
+    ("de", "Unbekannt, wie lange Rechenzentrum {} durchhält"),
+    ("en", "How long site {} lasts is unknown"),
+];
 const FROZEN: Titles = [
     ("nl", "Ticket {} is bevroren"),
     ("fr", "Le ticket {} est gelé"),
@@ -99,6 +105,15 @@ impl State {
             let refused = refused.map_or_else(String::new, |(_, reason)| format!(", and it was refused: {reason}"));
             let explain = format!("The collector of site {site} was given another policy than the agreed one{refused}");
             found.push(of_site("policy-differs", Priority::Medium, site, &POLICY_DIFFERS, explain));
+        }
+        for (site, supplies) in self.long_untold(policy) {
+            let supplies = supplies.iter().map(|supply| supply.as_str()).collect::<Vec<_>>().join(" and ");
+            let explain = format!(
+                "Fewer than two observers know how long the {supplies} of site {site} would last: nothing would be moved \
+                 before it ends"
+            );
+            let untold = of_site("runway-unknown", Priority::Medium, site, &UNTOLD, explain);
+            found.push(Condition { needs: vec![site], runbook: Some("power/runway-unknown.md"), ..untold });
         }
         for id in policy.tickets.keys() {
             if let Some((ticket, facts)) = self.facts(policy, id) {

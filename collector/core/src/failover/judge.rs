@@ -53,6 +53,7 @@ impl State {
 
     /// Judges expiry, moves and causes of every ticket.
     pub(crate) fn judge(&mut self, policy: &Policy, out: &mut Vec<Happened>) {
+        self.watch_supplies(policy);
         for id in self.dependencies_first(policy) {
             let Some(mut ticket) = self.tickets.remove(&id) else { continue };
             match policy.tickets.get(&id) {

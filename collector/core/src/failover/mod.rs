@@ -30,6 +30,7 @@ pub mod saga;
 pub mod servers;
 mod show;
 pub mod ticket;
+pub mod untold;
 pub mod view;
 mod weigh;
 
@@ -180,4 +181,7 @@ pub struct State {
     pub refused_policy: Option<(String, String)>,
     pub tickets: BTreeMap<Id, Ticket>,
     pub board: observe::Board,
+    /// Since when nobody can say how long a supply of the site lasts.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub untold_since: BTreeMap<Site, LogTime>,
 }

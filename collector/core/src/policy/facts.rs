@@ -45,7 +45,7 @@ const fn warm() -> u32 {
 }
 
 impl SitePolicy {
-    fn tells(&self, supply: Supply) -> bool {
+    pub(crate) fn tells(&self, supply: Supply) -> bool {
         match supply {
             Supply::Power => !self.ups.is_empty(),
             Supply::Cooling => !self.cooling.is_empty() || !self.rooms.is_empty(),
