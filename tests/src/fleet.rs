@@ -48,10 +48,24 @@ impl Fleet {
     /// # Errors
     /// Where it ends early or does not become ready; its last lines are in the error.
     pub async fn up(options: Options) -> Result<Fleet> {
-        let _ = rustls::crypto::ring::default_provider().install_default();
-        let data_dir = std::env::temp_dir().join(format!("bcp-tests-{}-{}", std::process::id(), options.base_port));
+        let data_dir = Fleet::dir(&options);
         let _ = std::fs::remove_dir_all(&data_dir);
         std::fs::create_dir_all(&data_dir)?;
+        Fleet::up_in(data_dir, options).await
+    }
+
+    /// Where [`Fleet::up`] keeps its files.
+    #[must_use]
+    pub fn dir(options: &Options) -> PathBuf {
+        std::env::temp_dir().join(format!("bcp-tests-{}-{}", std::process::id(), options.base_port))
+    }
+
+    /// As [`Fleet::up`], in a directory that is there.
+    ///
+    /// # Errors
+    /// As [`Fleet::up`].
+    pub async fn up_in(data_dir: PathBuf, options: Options) -> Result<Fleet> {
+        let _ = rustls::crypto::ring::default_provider().install_default();
         let began = Instant::now();
         let mut child = Command::new(binary())
             .args(["up", "--base-port", &options.base_port.to_string(), "--data-dir"])

@@ -4,10 +4,12 @@
 //! the scenarios. Nothing here sleeps for a guessed time: [`wait_for`] ends as soon as the condition holds and names what
 //! it waited for when it does not; [`hold_for`] watches an invariant for as long as the scenario lasts.
 
+pub mod disk;
 pub mod fleet;
 pub mod gatelog;
 pub mod leaks;
 pub mod wait;
 
+pub use disk::Disk;
 pub use fleet::{Fleet, Options};
 pub use wait::{hold_for, wait_for};

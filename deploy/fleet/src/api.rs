@@ -77,6 +77,12 @@ pub enum LinkOrder {
         jitter_ms: u64,
         one_way: bool,
     },
+    Lose {
+        from: Site,
+        to: Site,
+        percent: u8,
+        one_way: bool,
+    },
 }
 
 /// What may be done to a site or a process.
@@ -84,9 +90,13 @@ pub enum LinkOrder {
 #[serde(rename_all = "lowercase")]
 pub enum Action {
     Kill,
+    /// Killed, and not restarted.
+    Stop,
     Start,
     Pause,
     Resume,
+    /// The next steps of a service do not end.
+    Hang,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -126,6 +136,8 @@ pub struct LinkState {
     pub cut: bool,
     pub delay_ms: u64,
     pub jitter_ms: u64,
+    #[serde(default)]
+    pub loss_percent: u8,
 }
 
 /// Everything that `fleet ls` shows.

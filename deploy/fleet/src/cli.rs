@@ -146,6 +146,7 @@ async fn run(cli: Cli) -> ExitCode {
                 data_dir: args.data_dir.or(cli.up.data_dir),
                 mosquitto: args.mosquitto.or(cli.up.mosquitto),
                 with_postgres: args.with_postgres || cli.up.with_postgres,
+                with_servers: args.with_servers || cli.up.with_servers,
                 timing: args.timing.or(cli.up.timing),
             };
             return up(base, args, cli.json).await;
@@ -180,7 +181,13 @@ async fn run(cli: Cli) -> ExitCode {
             let order = LinkOrder::Delay { from: link.0, to: link.1, ms, jitter_ms: jitter, one_way };
             ask(base, "link", &order, cli.json).await
         }
+        Some(Command::Lose { link, percent, one_way }) => {
+            let order = LinkOrder::Lose { from: link.0, to: link.1, percent, one_way };
+            ask(base, "link", &order, cli.json).await
+        }
         Some(Command::Kill { target }) => aim(base, Action::Kill, target, cli.json).await,
+        Some(Command::Stop { target }) => aim(base, Action::Stop, target, cli.json).await,
+        Some(Command::Hang { target }) => aim(base, Action::Hang, target, cli.json).await,
         Some(Command::Start { target }) => aim(base, Action::Start, target, cli.json).await,
         Some(Command::Pause { target }) => aim(base, Action::Pause, target, cli.json).await,
         Some(Command::Resume { target }) => aim(base, Action::Resume, target, cli.json).await,

@@ -5,6 +5,7 @@
 //! Tasks: the order server, one per link listener and front door, the visitor, and one per unit.
 //! Invariant: when [`Fleet::end`] returns, no process of the fleet is left.
 
+mod application;
 mod orders;
 mod status;
 
@@ -17,20 +18,20 @@ use bcp_wire::{Epoch, Site};
 use rustix::process::Signal;
 use tokio::net::TcpListener;
 
+use self::application::Reference;
 use crate::devices;
 use crate::front::Doors;
 use crate::layout::{Layout, LayoutError};
 use crate::link::{Direction, Links};
 use crate::ports::{Lane, Port, loopback};
-use crate::reference::{self, writer, writer::Writer};
+use crate::reference;
+use crate::servers;
 use crate::service::{Service, Want};
 use crate::units::{self, Health, Start, Unit};
 use crate::visitor::Visitor;
 
 /// From the order to end to the end of every process.
 const END_WITHIN: Duration = Duration::from_millis(4_500);
-/// Five rows a second: a gap is seen, and the disk is not filled.
-const WRITER_PAUSE: Duration = Duration::from_millis(200);
 /// Children of a collector, which its own supervisor restarts.
 const COLLECTOR_PARTS: [&str; 4] = ["decide", "serve", "mirror", "broker"];
 
@@ -73,6 +74,8 @@ pub struct Fleet {
     ready_after: Mutex<Option<Duration>>,
     /// One order per service at a time: a late start must not overtake a stop.
     turns: BTreeMap<(Service, Site), tokio::sync::Mutex<()>>,
+    /// Services whose steps do not end.
+    hanging: Mutex<BTreeSet<(Service, Site)>>,
 }
 
 fn unit_names(site: Site, layout: &Layout) -> Vec<&'static str> {
@@ -85,6 +88,9 @@ fn unit_names(site: Site, layout: &Layout) -> Vec<&'static str> {
         names.extend(["prescriptions", "patient-portal", "warden"]);
         if layout.reference.is_some() {
             names.push("registry-copy");
+        }
+        if layout.with_servers {
+            names.extend(servers::UNITS);
         }
     }
     names.push("host");
@@ -164,6 +170,7 @@ impl Fleet {
             begun: Instant::now(),
             ready_after: Mutex::default(),
             turns,
+            hanging: Mutex::default(),
         });
         let app = crate::api::router(Arc::clone(&fleet));
         tokio::spawn(async move { axum::serve(orders, app).await });
@@ -228,7 +235,7 @@ impl Fleet {
     fn start_site(&self, site: Site) {
         self.dark().remove(&site);
         for (name, unit) in self.site_units(site) {
-            if matches!(unit.process().state, Health::Down) {
+            if matches!(unit.process().state, Health::Down) && !servers::RESERVE.contains(&name) {
                 unit.up(self.start_of(site, name));
             }
         }
@@ -250,6 +257,7 @@ impl Fleet {
             },
             "collector" => own(&["collector", "run"], config("collector")),
             "gateway" => own(&["agent", "run"], config("gateway")),
+            _ if servers::UNITS.contains(&name) => own(&["agent", "run"], config(name)),
             "host" => own(&["agent", "run"], config("host")),
             "warden" => own(&["agent", "warden"], config("host")),
             "registry-copy" => {
@@ -328,44 +336,6 @@ impl Fleet {
             }
         }
     }
-}
-
-/// What the reference application has beside its gates.
-#[derive(Debug, Default)]
-struct Reference {
-    /// HAProxy, which belongs to no site.
-    door: Option<Arc<Unit>>,
-    writer: Option<Arc<Writer>>,
-}
-
-impl Reference {
-    fn start(layout: &Layout) -> Result<Reference, UpError> {
-        let Some(programs) = &layout.reference else { return Ok(Reference::default()) };
-        let fault = |source| UpError::Layout { data_dir: layout.data_dir.display().to_string(), source };
-        let secret = layout.reference_secret();
-        let password =
-            std::fs::read_to_string(&secret).map_err(|source| fault(LayoutError::Io { path: secret, source }))?;
-        let door = Unit::new(format!("{}/door", reference::NAME), Site::W, layout.log("registry-door"));
-        door.up(Start {
-            program: programs.haproxy.clone(),
-            args: vec!["-db".into(), "-f".into(), layout.data_dir.join("haproxy.cfg").into()],
-            env: Vec::new(),
-        });
-        let writer = Writer::start(writer::Options {
-            port: layout.base.reference_door(),
-            password: password.trim().to_owned(),
-            pause: WRITER_PAUSE,
-            connections: 1,
-            first_key: first_key(),
-        });
-        Ok(Reference { door: Some(door), writer: Some(writer) })
-    }
-}
-
-/// Keys of a fleet that is started again in the same directory are above those of the last time.
-fn first_key() -> u64 {
-    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
-    since.map_or(1, |since| u64::try_from(since.as_millis()).unwrap_or(1))
 }
 
 /// Names the first port that another program holds, before anything is started.

@@ -22,6 +22,7 @@ use rand::RngCore;
 use crate::devices;
 use crate::ports::BasePort;
 use crate::reference::{Programs, SeedError};
+use crate::servers;
 use crate::service::{Service, journal};
 
 /// Names of the operators whose certificates are made: two, for what one alone may not do.
@@ -31,6 +32,8 @@ const DEVICE_KEY: &str = "device.key";
 const POLICY: &str = include_str!("../policy.toml");
 /// The line of [`POLICY`] that `--timing` changes.
 const POLICY_TIMING: &str = "timing = \"metro\"\n";
+/// The line that `--with-servers` adds to.
+const POLICY_SERVICE: &str = "service = \"prescriptions\"\n";
 
 const RULES: &str = include_str!("../../rules/default.toml");
 
@@ -74,6 +77,8 @@ pub struct Layout {
     pub timing: Timing,
     /// With the reference application.
     pub reference: Option<Programs>,
+    /// With a pool of servers at a and b.
+    pub with_servers: bool,
 }
 
 /// How long a disturbance lasts before it moves anything; see the timing profiles of the policy.
@@ -167,7 +172,11 @@ impl Layout {
         self.certificates()?;
         let operators = self.signing_keys()?;
         self.write(DEVICE_KEY, devices::PASSWORD)?;
-        let policy = POLICY.replacen(POLICY_TIMING, &format!("timing = \"{}\"\n", self.timing.as_str()), 1);
+        let mut policy = POLICY.replacen(POLICY_TIMING, &format!("timing = \"{}\"\n", self.timing.as_str()), 1);
+        if self.with_servers {
+            policy = policy.replacen(POLICY_SERVICE, &format!("{POLICY_SERVICE}pool = \"{}\"\n", servers::POOL), 1);
+            policy.push_str(&servers::policy());
+        }
         let reference = self.reference.as_ref().map(|_| Layout::reference_policy()).unwrap_or_default();
         self.write("policy.toml", &format!("{policy}\n{reference}\n{}\n{RULES}", self.assets()))?;
         for site in Site::ALL {
@@ -175,6 +184,11 @@ impl Layout {
             self.write_config(site, "collector", &self.collector(site, &keys))?;
             self.write_config(site, "host", &self.host_agent(site, &operators))?;
             self.write_config(site, "gateway", &self.gateway_agent(site))?;
+            if self.with_servers && site != Site::W {
+                for unit in servers::UNITS {
+                    self.write_config(site, unit, &self.server(site, unit))?;
+                }
+            }
             if self.mosquitto.is_some() {
                 own_dir(&self.mosquitto_dir(site))?;
                 self.write(&format!("{site}/mosquitto.conf"), &self.mosquitto_text(site))?;
@@ -308,6 +322,7 @@ mod tests {
             mosquitto: Some("/usr/sbin/mosquitto".into()),
             timing: Timing::Fast,
             reference: None,
+            with_servers: true,
         };
         layout.prepare().unwrap();
         let kept = |name: &str| fs::read(data_dir.join(name)).unwrap();
@@ -324,7 +339,8 @@ mod tests {
             let collector = bcp_collector::Config::load(&layout.config(site, "collector"));
             let collector = collector.unwrap_or_else(|fault| panic!("{fault}"));
             assert_eq!(collector.policy.timing.ttl_ms, 3_200, "the profile that was chosen");
-            for agent in ["host", "gateway"] {
+            let servers = servers::UNITS.iter().filter(|_| site != Site::W);
+            for agent in ["host", "gateway"].iter().chain(servers) {
                 let read = bcp_agent::config::load(&layout.config(site, agent));
                 assert!(read.is_ok(), "{site} {agent}: {:?}", read.unwrap_err());
             }

@@ -20,6 +20,7 @@
 //! | [`front`], [`visitor`] | where users come in, and one who never stops |
 //! | [`devices`] | simulated devices |
 //! | [`service`] | the demo services and their actuator |
+//! | [`servers`] | a pool of servers with a reserve |
 //! | [`reference`] | two PostgreSQL servers, HAProxy and a writer |
 
 pub mod api;
@@ -31,6 +32,7 @@ pub mod layout;
 pub mod link;
 pub mod ports;
 pub mod reference;
+pub mod servers;
 pub mod service;
 pub mod signals;
 pub mod units;

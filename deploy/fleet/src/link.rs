@@ -1,10 +1,12 @@
-//! Links between sites: TCP proxies that can be cut, in one direction or both, and delayed.
+//! Links between sites: TCP proxies that can be cut, in one direction or both, delayed, and made to lose packets.
 //!
 //! Knows: which bytes go from which site to which, and whether the way is open.
 //! Refuses to know: what the bytes mean.
 //! Tasks: one per listener; per connection two readers and two writers, which end together.
 //! Invariants: a cut resets nothing and loses nothing, bytes wait and go on when the link is healed; bytes of one
 //! direction keep their order under any delay; what waits is bounded, so a long cut pushes back to the sender.
+
+mod loss;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -19,6 +21,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
+
+pub use loss::MAX_LOSS_PERCENT;
 
 /// Bytes read at once.
 const CHUNK_BYTES: usize = 16 * 1024;
@@ -37,6 +41,8 @@ pub struct Way {
     pub cut: bool,
     pub delay_ms: u64,
     pub jitter_ms: u64,
+    /// Of the packets; see [`loss`].
+    pub loss_percent: u8,
 }
 
 /// One direction between two sites.
@@ -141,8 +147,9 @@ async fn carry(client: TcpStream, target: SocketAddr, there: watch::Receiver<Way
         return;
     }
     // A connection costs one round trip over the link.
-    let round_trip = there.borrow().delay_ms + back.borrow().delay_ms;
-    tokio::time::sleep(Duration::from_millis(round_trip)).await;
+    let (now, answer) = (*there.borrow(), *back.borrow());
+    let round_trip = Duration::from_millis(now.delay_ms + answer.delay_ms);
+    tokio::time::sleep(round_trip + loss::delay_of_opening(now.loss_percent, answer.loss_percent)).await;
     let Ok(server) = TcpStream::connect(target).await else {
         // Nobody listens there: both halves are dropped and the client sees the connection close.
         reader.abort();
@@ -189,7 +196,8 @@ async fn read(mut from: tokio::net::tcp::OwnedReadHalf, to: mpsc::Sender<Chunk>,
         let now = *way.borrow();
         let jitter = if now.jitter_ms == 0 { 0 } else { rand::rng().random_range(0..=now.jitter_ms) };
         // Later bytes never overtake earlier ones.
-        last_due = last_due.max(Instant::now() + Duration::from_millis(now.delay_ms + jitter));
+        let late = Duration::from_millis(now.delay_ms + jitter) + loss::delay_of(count, now.loss_percent);
+        last_due = last_due.max(Instant::now() + late);
         if to.send(Chunk { due: last_due, bytes: buffer[..count].to_vec() }).await.is_err() {
             return;
         }

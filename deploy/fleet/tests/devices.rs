@@ -51,6 +51,7 @@ async fn the_agent_reads_every_point_of_every_device() {
         mosquitto: None,
         timing: Timing::Metro,
         reference: None,
+        with_servers: false,
     };
     layout.prepare().unwrap();
     for site in Site::ALL {

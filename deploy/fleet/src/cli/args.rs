@@ -20,8 +20,11 @@ Examples:
   fleet cut a-b                           cut the link between the datacenters
   fleet cut a-w --one-way                 nothing gets from a to w; w to a is open
   fleet delay a-b 40 --jitter 10          a long way, 40 to 50 ms per direction
+  fleet lose a-b 30                       30 % of the packets are lost, and sent again after a while
   fleet heal                              open all links
   fleet pause a/host                      freeze one process (SIGSTOP)
+  fleet stop a/collector                  kill one process, until `start`
+  fleet hang b/prescriptions              steps of its gate do not end, until `resume`
   fleet device ups-a1 event mains-fail    the UPS runs on its battery; `ups-a*`: all of the site, which dies when they are empty
   fleet device crac-a1 set supply.air.temperature 35
   fleet device crac-a1 fault late         its answers come too late; also short, reboot, exception-6 ...
@@ -78,6 +81,9 @@ pub(super) struct UpArgs {
     /// Also guard two PostgreSQL 15 servers, with HAProxy in front and a client that writes without end
     #[arg(long)]
     pub with_postgres: bool,
+    /// Also run three servers and one that stands by at a and at b, of which `prescriptions` needs two
+    #[arg(long)]
+    pub with_servers: bool,
     /// How long a disturbance lasts before it moves anything: metro (15 s), wide (longer) or fast (5 s) [default: metro]
     #[arg(long, value_name = "PROFILE")]
     pub timing: Option<Timing>,
@@ -97,7 +103,7 @@ pub(super) enum Command {
         #[arg(long)]
         one_way: bool,
     },
-    /// Open a link again and take its delay away; all links where none is named
+    /// Open a link again and take its delay and loss away; all links where none is named
     Heal {
         /// Two sites, as a-b
         link: Option<Pair>,
@@ -115,12 +121,26 @@ pub(super) enum Command {
         #[arg(long)]
         one_way: bool,
     },
+    /// Lose packets: what waits for one that was lost comes later, as over TCP
+    Lose {
+        /// Two sites, as a-b
+        link: Pair,
+        /// Of the packets, at most 90
+        percent: u8,
+        /// Only from the first site to the second
+        #[arg(long)]
+        one_way: bool,
+    },
     /// Kill a site (it stays dark) or one process (it is restarted): a, a/decide, a/host ...
     Kill { target: String },
+    /// Kill one process, and do not restart it
+    Stop { target: String },
     /// Start a site that was killed, or a process that was stopped
     Start { target: String },
     /// Freeze a site or one process
     Pause { target: String },
+    /// Let steps of a demo service hang: each runs into its limit
+    Hang { target: String },
     /// Let it go on
     Resume { target: String },
     /// Give an order to a simulated device

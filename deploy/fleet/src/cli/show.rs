@@ -37,13 +37,16 @@ pub(super) fn table(status: &Status) -> String {
         if link.delay_ms + link.jitter_ms > 0 {
             what.push(format!("{} ms and up to {} ms more", link.delay_ms, link.jitter_ms));
         }
+        if link.loss_percent > 0 {
+            what.push(format!("{} % of the packets are lost", link.loss_percent));
+        }
         if !what.is_empty() {
             is_any = true;
             let _ = writeln!(text, "  {} to {}: {}", link.from, link.to, what.join(", "));
         }
     }
     if !is_any {
-        let _ = writeln!(text, "  all open, without delay");
+        let _ = writeln!(text, "  all open, without delay or loss");
     }
     let _ = writeln!(text, "\ntickets");
     if status.tickets.is_empty() {

@@ -45,6 +45,7 @@ pub(super) async fn up(base: BasePort, args: UpArgs, is_json: bool) -> ExitCode 
         mosquitto: args.mosquitto,
         timing: args.timing.unwrap_or_default(),
         reference,
+        with_servers: args.with_servers,
     };
     let fleet = match Fleet::up(layout, is_fresh).await {
         Ok(fleet) => fleet,

@@ -9,10 +9,10 @@ use super::{COLLECTOR_PARTS, Fleet};
 use crate::api::{Action, Done, LinkOrder, PublishOrder, Refusal, ServiceDone, ServiceOrder, TargetOrder};
 use crate::devices::{self, Addressed};
 use crate::front::Published;
-use crate::link::{Direction, MAX_DELAY_MS};
+use crate::link::{Direction, MAX_DELAY_MS, MAX_LOSS_PERCENT};
 use crate::ports::Port;
 use crate::reference::{self, SITES};
-use crate::service::Want;
+use crate::service::{Service, Want};
 use crate::units::{self, Health, Unit};
 
 /// A service that does not answer by then is not up; a step has 3 s.
@@ -47,13 +47,13 @@ impl Fleet {
                 for direction in both(from, to, false)? {
                     self.links.set(direction, |way| *way = crate::link::Way::default());
                 }
-                format!("{from}-{to} is open, without delay")
+                format!("{from}-{to} is open, without delay or loss")
             }
             LinkOrder::Heal { link: None } => {
                 for (direction, _) in self.links.state() {
                     self.links.set(direction, |way| *way = crate::link::Way::default());
                 }
-                "all links are open, without delay".to_owned()
+                "all links are open, without delay or loss".to_owned()
             }
             LinkOrder::Delay { from, to, ms, jitter_ms, one_way } => {
                 if ms.saturating_add(jitter_ms) > MAX_DELAY_MS {
@@ -66,6 +66,19 @@ impl Fleet {
                     self.links.set(direction, |way| (way.delay_ms, way.jitter_ms) = (ms, jitter_ms));
                 }
                 format!("{from}-{to} takes {ms} ms per direction, and up to {jitter_ms} ms more")
+            }
+            LinkOrder::Lose { from, to, percent, one_way } => {
+                if percent > MAX_LOSS_PERCENT {
+                    return Err(Refusal::new(
+                        format!("a loss of {percent} % is too much"),
+                        format!("at most {MAX_LOSS_PERCENT} %; `fleet cut` stops a link"),
+                    ));
+                }
+                for direction in both(from, to, one_way)? {
+                    self.links.set(direction, |way| way.loss_percent = percent);
+                }
+                let far = if one_way { format!("from {from} to {to}") } else { format!("between {from} and {to}") };
+                format!("{percent} % of the packets {far} are lost, and sent again after a while")
             }
         };
         tracing::info!("{message}");
@@ -82,34 +95,22 @@ impl Fleet {
         let site: Site =
             site.parse().map_err(|_| Refusal::new(format!("no site `{}`", clip(site)), "sites are a, b and w"))?;
         let message = match part {
-            None => self.whole_site(site, order.action).await,
+            None => self.whole_site(site, order.action).await?,
             Some(part) => self.one_process(site, part, order.action)?,
         };
         tracing::info!("{message}");
         Ok(Done { message })
     }
 
-    async fn whole_site(&self, site: Site, action: Action) -> String {
-        match action {
-            Action::Kill => {
-                self.dark().insert(site);
-                let roots: Vec<u32> = self.site_units(site).filter_map(|(_, unit)| unit.pid()).collect();
-                let below = units::descendants(&roots);
-                for (_, unit) in self.site_units(site) {
-                    unit.kill_and_stay_down();
-                }
-                below.iter().for_each(|pid| units::signal(*pid, Signal::KILL));
-                // At once, for the power goes for all; and again when nobody is left who could start one.
-                let servers = self.kill_reference(site);
-                for (_, unit) in self.site_units(site) {
-                    unit.wait_down().await;
-                }
-                self.kill_reference(site);
-                format!(
-                    "site {site} is dark: {} processes killed; `fleet start {site}` brings it back",
-                    roots.len() + below.len() + servers
-                )
+    async fn whole_site(&self, site: Site, action: Action) -> Result<String, Refusal> {
+        Ok(match action {
+            Action::Stop | Action::Hang => {
+                let help = format!(
+                    "a site can be killed or paused; as in `fleet stop {site}/collector`, `fleet hang {site}/prescriptions`"
+                );
+                return Err(Refusal::new("that is for one process", help));
             }
+            Action::Kill => self.kill_site(site).await,
             Action::Start => {
                 self.start_site(site);
                 format!("site {site} is starting")
@@ -129,7 +130,27 @@ impl Fleet {
                 }
                 format!("site {site}: {count} processes {}", if is_pause { "stand still" } else { "go on" })
             }
+        })
+    }
+
+    async fn kill_site(&self, site: Site) -> String {
+        self.dark().insert(site);
+        let roots: Vec<u32> = self.site_units(site).filter_map(|(_, unit)| unit.pid()).collect();
+        let below = units::descendants(&roots);
+        for (_, unit) in self.site_units(site) {
+            unit.kill_and_stay_down();
         }
+        below.iter().for_each(|pid| units::signal(*pid, Signal::KILL));
+        // At once, for the power goes for all; and again when nobody is left who could start one.
+        let servers = self.kill_reference(site);
+        for (_, unit) in self.site_units(site) {
+            unit.wait_down().await;
+        }
+        self.kill_reference(site);
+        format!(
+            "site {site} is dark: {} processes killed; `fleet start {site}` brings it back",
+            roots.len() + below.len() + servers
+        )
     }
 
     fn kill_reference(&self, site: Site) -> usize {
@@ -139,8 +160,19 @@ impl Fleet {
 
     fn one_process(&self, site: Site, part: &str, action: Action) -> Result<String, Refusal> {
         let name = format!("{site}/{}", clip(part));
+        if let Some(told) = self.hang(site, part, action) {
+            return Ok(told);
+        }
         if let Some((_, unit)) = self.site_units(site).find(|(name, _)| *name == part) {
             return match (action, unit.pid()) {
+                (Action::Hang, _) => Err(Refusal::new(
+                    format!("{name} has no steps"),
+                    "there are a/prescriptions, b/prescriptions, a/patient-portal and b/patient-portal",
+                )),
+                (Action::Stop, _) => {
+                    unit.kill_and_stay_down();
+                    Ok(format!("{name} is down; `fleet start {name}` brings it back"))
+                }
                 (Action::Kill, Some(pid)) => {
                     units::signal(pid, Signal::KILL);
                     Ok(format!("{name} (process {pid}) was killed and will be restarted"))
@@ -176,6 +208,12 @@ impl Fleet {
             };
             let (signal, what) = match action {
                 Action::Kill => (Signal::KILL, "was killed; its supervisor restarts it"),
+                Action::Stop | Action::Hang => {
+                    return Err(Refusal::new(
+                        format!("{name} belongs to its supervisor, which would restart it"),
+                        format!("`fleet stop {site}/collector`, or `fleet pause {name}`"),
+                    ));
+                }
                 Action::Pause => (Signal::STOP, "stands still"),
                 Action::Resume => (Signal::CONT, "goes on"),
                 Action::Start => return Ok(format!("{name} runs already (process {pid})")),
@@ -188,6 +226,27 @@ impl Fleet {
         known.sort_unstable();
         known.dedup();
         Err(Refusal::new(format!("no process {name}"), format!("there are {}", known.join(" "))))
+    }
+
+    /// Lets steps of a demo service hang, or go on; none where that is not what was ordered.
+    fn hang(&self, site: Site, part: &str, action: Action) -> Option<String> {
+        let service: Service = part.parse().ok().filter(|_| site != Site::W)?;
+        let mut hanging = self.hanging.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        if action == Action::Hang {
+            hanging.insert((service, site));
+            return Some(format!("steps of {service} at {site} do not end; `fleet resume {site}/{service}` ends that"));
+        }
+        let did_hang = action == Action::Resume && hanging.remove(&(service, site));
+        did_hang.then(|| format!("steps of {service} at {site} go on"))
+    }
+
+    /// Whoever asked has been killed by then: its gate gives a step 3 s.
+    async fn while_hanging(&self, service: Service, site: Site) {
+        let is_hanging =
+            || self.hanging.lock().unwrap_or_else(std::sync::PoisonError::into_inner).contains(&(service, site));
+        while is_hanging() {
+            tokio::time::sleep(POLL).await;
+        }
     }
 
     fn static_name(&self, site: Site, part: &str) -> &'static str {
@@ -204,7 +263,7 @@ impl Fleet {
                 let url = format!("http://127.0.0.1:{}/power", self.layout.base.site(site, Port::Simulator));
                 let Ok(answer) = self.http.get(url).send().await else { continue };
                 if !self.dark().contains(&site) && answer.json().await.is_ok_and(|on: bool| !on) {
-                    let said = self.whole_site(site, Action::Kill).await;
+                    let said = self.kill_site(site).await;
                     tracing::warn!("the UPSs of site {site} are empty: {said}");
                 }
             }
@@ -246,6 +305,9 @@ impl Fleet {
         let refused = |error: String| {
             Refusal::new(error, format!("see {}", self.layout.log(&format!("{site}/{service}")).display()))
         };
+        if want != Want::Stopped {
+            self.while_hanging(service, site).await;
+        }
         let unit = self
             .units
             .get(&(site, service.as_str()))

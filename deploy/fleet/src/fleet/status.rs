@@ -67,6 +67,7 @@ impl Fleet {
                 cut: way.cut,
                 delay_ms: way.delay_ms,
                 jitter_ms: way.jitter_ms,
+                loss_percent: way.loss_percent,
             })
             .collect();
         let mut urls = BTreeMap::new();

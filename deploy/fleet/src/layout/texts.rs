@@ -74,15 +74,15 @@ impl Layout {
         )
     }
 
-    fn agent_head(&self, site: Site, agent: &str, status: Port) -> String {
+    pub(crate) fn agent_head(&self, site: Site, agent: &str, status: Option<Port>) -> String {
+        let status = status.map(|port| format!("status_listen = {}\n", self.address(site, port))).unwrap_or_default();
         format!(
-            "site = \"{site}\"\nagent = \"{agent}\"\nstate_dir = {state}\nstatus_listen = {status}\n",
+            "site = \"{site}\"\nagent = \"{agent}\"\nstate_dir = {state}\n{status}",
             state = quoted(self.site_dir(site).join(agent)),
-            status = self.address(site, status),
         )
     }
 
-    fn agent_tail(&self, site: Site) -> String {
+    pub(crate) fn agent_tail(&self, site: Site) -> String {
         format!(
             "\n[mqtt]\nbroker = {}\n\n[spool]\nmax_bytes = 67108864\nmax_age = \"72h\"\nfsync = \"200ms\"\n",
             self.address(site, Port::Mqtt)
@@ -90,7 +90,7 @@ impl Layout {
     }
 
     pub(super) fn host_agent(&self, site: Site, operators: &BTreeMap<&'static str, String>) -> String {
-        let mut text = self.agent_head(site, &format!("host-{site}"), Port::HostStatus);
+        let mut text = self.agent_head(site, &format!("host-{site}"), Some(Port::HostStatus));
         let location = if site == Site::W { "w/room".to_owned() } else { format!("{site}/hall1/r01") };
         let _ = write!(
             text,
@@ -185,7 +185,7 @@ impl Layout {
     }
 
     pub(super) fn gateway_agent(&self, site: Site) -> String {
-        let mut text = self.agent_head(site, &format!("gw-{site}"), Port::GatewayStatus);
+        let mut text = self.agent_head(site, &format!("gw-{site}"), Some(Port::GatewayStatus));
         text.push_str(&self.agent_tail(site));
         for spec in devices::inventory(site) {
             let parent = spec.parent.as_ref().map(|parent| format!("parent = \"{parent}\"\n")).unwrap_or_default();

@@ -12,9 +12,10 @@ use std::time::{Duration, Instant};
 use bcp_wire::{Epoch, Site};
 
 use super::{Service, Want, journal};
-use crate::api::{Client, PublishOrder, ServiceDone, ServiceOrder};
+use crate::api::{Action, Client, Done, PublishOrder, ServiceDone, ServiceOrder, TargetOrder};
 use crate::front::{Published, Route};
 use crate::ports::{BasePort, loopback};
+use crate::servers;
 
 const ALREADY: u8 = 10;
 const VETO: u8 = 20;
@@ -112,6 +113,7 @@ impl Step {
                 Ok(weights) => self.publish(orders.epoch, weights).await,
                 Err(reason) => Outcome::Veto(reason),
             },
+            "capacity" => self.start_server(&orders.params).await,
             other => Outcome::Veto(format!("unknown step {other}")),
         }
     }
@@ -128,6 +130,23 @@ impl Step {
         let order = ServiceOrder { service: self.service, site: self.site, want, epoch };
         match client.ask::<_, ServiceDone>("service", &order).await {
             Ok(done) if done.was_already => Outcome::Already,
+            Ok(_) => Outcome::Done,
+            Err(refusal) => Outcome::Failed(refusal.error),
+        }
+    }
+
+    /// One server of the reserve.
+    async fn start_server(&self, params: &BTreeMap<String, String>) -> Outcome {
+        let server = params.get("server").map_or("", String::as_str);
+        let Some(unit) = servers::unit_of(self.site, server) else {
+            return Outcome::Veto(format!("no server `{server}` stands by at {}", self.site));
+        };
+        let client = match self.client() {
+            Ok(client) => client,
+            Err(outcome) => return outcome,
+        };
+        let order = TargetOrder { action: Action::Start, target: format!("{}/{unit}", self.site) };
+        match client.ask::<_, Done>("target", &order).await {
             Ok(_) => Outcome::Done,
             Err(refusal) => Outcome::Failed(refusal.error),
         }
