@@ -112,6 +112,18 @@ impl Actuator {
         }
     }
 
+    /// Whether it has anything to do in such a step; who has not needs no share of its time.
+    #[must_use]
+    pub const fn is_concerned(&self, name: StepName) -> bool {
+        match self {
+            Actuator::Postgres(_) => !matches!(name, StepName::Publish | StepName::Weigh),
+            Actuator::Systemd(_) => !matches!(name, StepName::Publish | StepName::Follow | StepName::Weigh),
+            Actuator::Haproxy(_) => !matches!(name, StepName::Promote),
+            Actuator::Dns(_) => matches!(name, StepName::Publish),
+            Actuator::Http(_) => true,
+        }
+    }
+
     /// Carries out its part of a step, in the time that it is given.
     ///
     /// # Errors
@@ -163,8 +175,9 @@ pub async fn carry_out(actuators: &[Actuator], step: &Step) -> (Outcome, String)
     let (mut done, mut failed) = (false, None);
     let (mut said, mut wrong) = (Vec::new(), Vec::new());
     for (at, actuator) in order.iter().enumerate() {
-        // Who is quick leaves more for the others.
-        let sharers = u32::try_from(order.len() - at).unwrap_or(u32::MAX);
+        // Who is quick, or has nothing to do, leaves more for the others.
+        let sharers = order[at..].iter().filter(|other| other.is_concerned(step.name)).count();
+        let sharers = u32::try_from(sharers).unwrap_or(u32::MAX).max(1);
         match actuator.carry_out(step, step.left() / sharers).await {
             Ok(Effect::Done(what)) => {
                 done = true;

@@ -125,3 +125,32 @@ async fn nothing_is_started_once_the_lease_has_run_out() {
     assert!(line.contains("the lease ran out at 0.001s"), "{line}");
     assert!(host.calls().is_empty());
 }
+
+#[test]
+fn who_has_nothing_to_do_in_a_step_takes_no_share_of_its_time() {
+    let read = |text: &str| serde_json::from_str::<Actuator>(text).unwrap();
+    let dns = read(
+        r#"{"kind":"dns","server":"127.0.0.1:53","zone":"example.org","name":"rx.example.org","addresses":["10.1.0.10"],
+            "key":"gate","key_file":"/etc/bcp/tsig"}"#,
+    );
+    let haproxy = read(r#"{"kind":"haproxy","socket":"/run/haproxy.sock","servers":{"a":["rx/a1"]}}"#);
+    for name in StepName::ALL {
+        assert_eq!(dns.is_concerned(name), name == StepName::Publish, "{name:?}");
+        assert_eq!(haproxy.is_concerned(name), name != StepName::Promote, "{name:?}");
+    }
+}
+
+#[tokio::test]
+async fn an_actuator_that_has_a_step_for_itself_has_all_of_its_time() {
+    let host = Host::new("share", &["app.service"]);
+    host.does(StepName::Promote).await;
+    host.mark("app.service.hangs");
+    let dns = r#"{"kind":"dns","server":"127.0.0.1:1","zone":"example.org","name":"rx.example.org","addresses":["10.1.0.10"],
+        "key":"gate","key_file":"/etc/bcp/tsig"}"#;
+    let actuators = [host.actuators.clone(), vec![serde_json::from_str(dns).unwrap(); 3]].concat();
+    let mut stop = step(StepName::Stop, 4);
+    stop.limit = Duration::from_secs(2);
+    let (outcome, line) = carry_out(&actuators, &stop).await;
+    let ms = line.split_whitespace().filter_map(|word| word.parse::<u64>().ok()).next();
+    assert!(outcome == Outcome::Failed && ms.is_some_and(|ms| ms > 1_500), "a quarter would be 500 ms: {line}");
+}

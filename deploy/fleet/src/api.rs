@@ -148,6 +148,9 @@ pub struct Status {
     pub up_ms: u64,
     pub ready_after_ms: Option<u64>,
     pub processes: Vec<Process>,
+    /// Of the reference application, at no site.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub beside: Vec<Process>,
     pub links: Vec<LinkState>,
     pub front: BTreeMap<Service, Route>,
     pub visitor: Seen,

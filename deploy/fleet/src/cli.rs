@@ -17,7 +17,8 @@ use self::args::{Base, Cli, Command, DeviceCommand, Role, UpArgs};
 use self::up::up;
 use crate::api::{Action, Client, Done, LinkOrder, Refusal, TargetOrder};
 use crate::devices::{Addressed, Order};
-use crate::layout::{self, OPERATORS};
+use crate::fleet::application::mourn;
+use crate::layout::{self, Layout, OPERATORS, Timing};
 use crate::ports::BasePort;
 use crate::service::step::{Orders, Step};
 use crate::service::{self, Want};
@@ -169,6 +170,13 @@ async fn run(cli: Cli) -> ExitCode {
                 Ok(orders) => step.run(&orders).await.report(),
                 Err(fault) => refuse(&Refusal::new(fault, "this command is for gates")),
             };
+        }
+        Some(Command::Mourn { data_dir }) => {
+            let (executable, timing) = (PathBuf::new(), Timing::default());
+            let layout =
+                Layout { data_dir, base, executable, mosquitto: None, timing, reference: None, with_servers: false };
+            mourn(&layout);
+            return ExitCode::SUCCESS;
         }
         Some(Command::Ls) => list(base, cli.json).await,
         Some(Command::Cut { link, one_way }) => {

@@ -5,7 +5,7 @@
 //! Tasks: the order server, one per link listener and front door, the visitor, and one per unit.
 //! Invariant: when [`Fleet::end`] returns, no process of the fleet is left.
 
-mod application;
+pub mod application;
 mod orders;
 mod status;
 
@@ -248,12 +248,14 @@ impl Fleet {
             program: self.layout.executable.clone(),
             args: args.iter().map(OsString::from).chain(rest).collect(),
             env: vec![("BCP_SELF_ARGS".to_owned(), args[0].into())],
+            user: None,
         };
         match name {
             "broker" => Start {
                 program: self.layout.mosquitto.clone().unwrap_or_default(),
                 args: vec!["-c".into(), self.layout.mosquitto_config(site).into()],
                 env: Vec::new(),
+                user: None,
             },
             "collector" => own(&["collector", "run"], config("collector")),
             "gateway" => own(&["agent", "run"], config("gateway")),
@@ -289,7 +291,7 @@ impl Fleet {
             "--data-dir".into(),
             self.layout.data_dir.clone().into(),
         ];
-        Start { program: self.layout.executable.clone(), args, env: Vec::new() }
+        Start { program: self.layout.executable.clone(), args, env: Vec::new(), user: None }
     }
 
     async fn end_reference(&self) {
@@ -311,21 +313,22 @@ impl Fleet {
         if let Some(writer) = &self.reference.writer {
             writer.end();
         }
-        for unit in self.units.values().chain(&self.reference.door) {
+        for unit in self.units.values().chain(self.reference.units()) {
             unit.down();
         }
         let all_down = async {
-            for unit in self.units.values().chain(&self.reference.door) {
+            for unit in self.units.values().chain(self.reference.units()) {
                 unit.wait_down().await;
             }
         };
         if tokio::time::timeout(END_WITHIN, all_down).await.is_err() {
-            for unit in self.units.values().chain(&self.reference.door) {
+            for unit in self.units.values().chain(self.reference.units()) {
                 unit.kill_and_stay_down();
             }
         }
         // Nothing is left that would start one again.
         self.end_reference().await;
+        self.reference.let_go();
         // Children of a unit die with it; these are the ones that a paused or broken supervisor left behind.
         for pid in below.into_iter().chain(roots) {
             let is_ours = units::arguments(pid)
@@ -362,6 +365,12 @@ async fn check_ports(layout: &Layout) -> Result<(), UpError> {
             if TcpListener::bind(loopback(port)).await.is_err() {
                 return Err(UpError::Port { port, what: format!("{what} of site {site}") });
             }
+        }
+    }
+    let beside = [(layout.base.reference_door(), "HAProxy"), (layout.base.reference_name(), "BIND")];
+    for (port, what) in beside.into_iter().filter(|_| layout.reference.is_some()) {
+        if TcpListener::bind(loopback(port)).await.is_err() {
+            return Err(UpError::Port { port, what: what.to_owned() });
         }
     }
     Ok(())

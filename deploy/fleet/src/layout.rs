@@ -195,7 +195,8 @@ impl Layout {
             }
         }
         if self.reference.is_some() {
-            self.write("haproxy.cfg", &self.haproxy_text())?;
+            let path = self.haproxy_config();
+            fs::write(&path, self.haproxy_text()).map_err(at(&path))?;
             self.prepare_reference()?;
         }
         self.seed()

@@ -187,6 +187,12 @@ impl BasePort {
         self.0 + 912
     }
 
+    /// Where the name of the reference application is asked for, and changed: BIND.
+    #[must_use]
+    pub const fn reference_name(self) -> u16 {
+        self.0 + 913
+    }
+
     /// Where the users of a service come in.
     #[must_use]
     pub const fn front(self, service: crate::service::Service) -> u16 {
@@ -208,7 +214,7 @@ mod tests {
     fn no_port_is_used_twice_and_all_lie_within_the_fleet() {
         let base: BasePort = "18000".parse().unwrap();
         let mut all = vec![base.fleet(), base.front(Service::Prescriptions), base.front(Service::PatientPortal)];
-        all.push(base.reference_door());
+        all.extend([base.reference_door(), base.reference_name()]);
         let mut ports = vec![
             Port::Public,
             Port::Console,

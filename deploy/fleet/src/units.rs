@@ -33,6 +33,8 @@ pub struct Start {
     pub program: PathBuf,
     pub args: Vec<OsString>,
     pub env: Vec<(String, OsString)>,
+    /// Another user's and group's number, where it has no need of root's rights.
+    pub user: Option<(u32, u32)>,
 }
 
 /// How a unit is taken down.
@@ -221,7 +223,11 @@ impl Unit {
 
     fn spawn(&self, start: &Start) -> std::io::Result<Child> {
         let log = OpenOptions::new().create(true).append(true).open(&self.log)?;
-        Command::new(&start.program)
+        let mut command = Command::new(&start.program);
+        if let Some((uid, gid)) = start.user {
+            command.uid(uid).gid(gid);
+        }
+        command
             .args(&start.args)
             .envs(start.env.iter().map(|(key, value)| (key, value)))
             .env(crate::signals::DIE_WITH_PARENT, "1")
@@ -290,7 +296,7 @@ mod tests {
     use super::*;
 
     fn sleeper() -> Start {
-        Start { program: "sleep".into(), args: vec!["600".into()], env: Vec::new() }
+        Start { program: "sleep".into(), args: vec!["600".into()], env: Vec::new(), user: None }
     }
 
     async fn wait_for<T>(what: &str, mut found: impl FnMut() -> Option<T>) -> T {

@@ -78,7 +78,7 @@ pub(super) struct UpArgs {
     /// Use this mosquitto as the three brokers instead of the embedded ones
     #[arg(long, value_name = "PATH")]
     pub mosquitto: Option<PathBuf>,
-    /// Also guard two PostgreSQL 15 servers, with HAProxy in front and a client that writes without end
+    /// Also guard two PostgreSQL 15 servers, with HAProxy in front, BIND for their name, and a client that writes without end
     #[arg(long)]
     pub with_postgres: bool,
     /// Also run three servers and one that stands by at a and at b, of which `prescriptions` needs two
@@ -178,6 +178,12 @@ pub(super) enum Command {
         role: Role,
         #[arg(long)]
         epoch: Epoch,
+        #[arg(long)]
+        data_dir: PathBuf,
+    },
+    /// Ends what would outlive a fleet that was killed
+    #[command(hide = true)]
+    Mourn {
         #[arg(long)]
         data_dir: PathBuf,
     },

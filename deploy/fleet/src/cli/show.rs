@@ -7,25 +7,18 @@ use bcp_wire::Site;
 
 use crate::api::Status;
 use crate::ports::DEFAULT_BASE;
-use crate::units::Health;
+use crate::units::{Health, Process};
 
 pub(super) fn table(status: &Status) -> String {
     let mut text = String::new();
     let _ = writeln!(text, "fleet on base port {}, files in {}", status.base_port, status.data_dir);
     for site in Site::ALL {
         let _ = writeln!(text, "\nsite {site}");
-        for process in status.processes.iter().filter(|process| process.site == site) {
-            let state = match process.state {
-                Health::Down => "down",
-                Health::Running => "running",
-                Health::Paused => "PAUSED",
-                Health::Restarting => "restarting",
-            };
-            let pid = process.pid.map_or("-".to_owned(), |pid| pid.to_string());
-            let restarts =
-                if process.restarts > 0 { format!("  restarted {}x", process.restarts) } else { String::new() };
-            let _ = writeln!(text, "  {:<18} {state:<10} {pid:>8}{restarts}", process.name);
-        }
+        status.processes.iter().filter(|process| process.site == site).for_each(|process| line(process, &mut text));
+    }
+    if !status.beside.is_empty() {
+        let _ = writeln!(text, "\nbeside the sites");
+        status.beside.iter().for_each(|process| line(process, &mut text));
     }
     let _ = writeln!(text, "\nlinks");
     let mut is_any = false;
@@ -99,6 +92,18 @@ pub(super) fn table(status: &Status) -> String {
     text
 }
 
+fn line(process: &Process, text: &mut String) {
+    let state = match process.state {
+        Health::Down => "down",
+        Health::Running => "running",
+        Health::Paused => "PAUSED",
+        Health::Restarting => "restarting",
+    };
+    let pid = process.pid.map_or("-".to_owned(), |pid| pid.to_string());
+    let restarts = if process.restarts > 0 { format!("  restarted {}x", process.restarts) } else { String::new() };
+    let _ = writeln!(text, "  {:<18} {state:<10} {pid:>8}{restarts}", process.name);
+}
+
 fn reason_text(reason: &serde_json::Value) -> String {
     reason.as_str().map_or_else(|| reason.to_string(), str::to_owned)
 }
@@ -119,7 +124,8 @@ pub(super) fn welcome(status: &Status, took: Duration) -> String {
     let _ = writeln!(text, "  {:<16} {}", "prescriptions", get("prescriptions"));
     let _ = writeln!(text, "  {:<16} {}", "patient-portal", get("patient-portal"));
     if status.writer.is_some() {
-        let _ = writeln!(text, "  {:<16} {}", crate::reference::NAME, get(crate::reference::NAME));
+        let name = get(&format!("{} name", crate::reference::NAME));
+        let _ = writeln!(text, "  {:<16} {}, {name}", crate::reference::NAME, get(crate::reference::NAME));
     }
     let port =
         if status.base_port == DEFAULT_BASE { String::new() } else { format!(" --base-port {}", status.base_port) };

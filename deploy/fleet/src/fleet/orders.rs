@@ -88,6 +88,9 @@ impl Fleet {
     /// # Errors
     /// There is no such target, or it is not in a state for it.
     pub async fn target(&self, order: &TargetOrder) -> Result<Done, Refusal> {
+        if let Some(ordered) = self.reference.order(&order.target, order.action) {
+            return ordered.map(|message| Done { message });
+        }
         let (site, part) = match order.target.split_once('/') {
             Some((site, part)) => (site, Some(part)),
             None => (order.target.as_str(), None),
@@ -367,7 +370,7 @@ impl Fleet {
     }
 }
 
-fn freeze(unit: &Unit, is_pause: bool) -> usize {
+pub(super) fn freeze(unit: &Unit, is_pause: bool) -> usize {
     let Some(pid) = unit.pid() else { return 0 };
     let mut all = vec![pid];
     all.extend(units::descendants(&[pid]));

@@ -81,6 +81,8 @@ impl Fleet {
         if self.layout.reference.is_some() {
             let door = base.reference_door();
             urls.insert(reference::NAME.to_owned(), format!("postgresql://app@127.0.0.1:{door}/postgres"));
+            let (server, name) = (base.reference_name(), reference::SERVICE_NAME);
+            urls.insert(format!("{} name", reference::NAME), format!("dns://127.0.0.1:{server}/{name}"));
         }
         let ms = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
         Status {
@@ -89,6 +91,7 @@ impl Fleet {
             up_ms: ms(self.begun.elapsed()),
             ready_after_ms: self.ready_after.lock().ok().and_then(|ready| *ready).map(ms),
             processes,
+            beside: self.reference.units().map(|unit| unit.process()).collect(),
             links,
             front: self.doors.routes(),
             visitor: self.visitor.seen(),

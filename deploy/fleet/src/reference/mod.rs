@@ -1,15 +1,17 @@
 //! The reference application `registry-db`: what a guarded service made of Debian's packages looks like.
 //!
-//! Knows: two PostgreSQL servers that follow each other synchronously, HAProxy as the door of their clients, and a client
-//! that writes without end. Refuses to know: who is active; the gates of both sites act on it with the agent's own
+//! Knows: two PostgreSQL servers that follow each other synchronously, HAProxy as the door of their clients, BIND with the name
+//! that leads to it, and a client that writes without end. Refuses to know: who is active; the gates of both sites act on it with the agent's own
 //! actuators, and `bcp-agent postgres-copy` tells them how the data are.
 //!
-//! HAProxy asks the sidecars which server is active. That is enough for a door: that never two are, is the gates' doing.
+//! The gates tell HAProxy whose server gets connections, and BIND which site the name points to. HAProxy also asks the sidecars
+//! which server is active: so one that was restarted, and was told nothing yet, sends clients to that one and to no other.
 //!
 //! Invariants: everything listens on loopback and keeps its files below the fleet's directory; PostgreSQL runs as a user
 //! without rights (`postgres`, where the fleet is root's); a server is started by a step of its gate and by nothing else;
 //! what runs here ends with the fleet.
 
+mod name;
 mod seed;
 mod texts;
 pub mod writer;
@@ -25,7 +27,8 @@ use crate::layout::{Layout, Timing};
 use crate::ports::{Lane, Port};
 use crate::units;
 
-pub use seed::SeedError;
+pub use name::SERVICE_NAME;
+pub use seed::{SeedError, User, user};
 
 /// The ticket and the backend of HAProxy.
 pub const NAME: &str = "registry-db";
@@ -33,11 +36,13 @@ pub const NAME: &str = "registry-db";
 pub const SITES: [Site; 2] = [Site::A, Site::B];
 const BIN_DIR: &str = "/usr/lib/postgresql/15/bin";
 const HAPROXY: [&str; 2] = ["/usr/sbin/haproxy", "/usr/local/sbin/haproxy"];
+const NAMED: [&str; 2] = ["/usr/sbin/named", "/usr/local/sbin/named"];
 
 /// What has to be installed.
 #[derive(Debug, Clone)]
 pub struct Programs {
     pub haproxy: PathBuf,
+    pub named: PathBuf,
 }
 
 /// Something is not installed.
@@ -49,7 +54,7 @@ pub struct NotInstalled {
 
 impl NotInstalled {
     /// What to do about it.
-    pub const HELP: &'static str = "apt-get install --no-install-recommends postgresql-15 haproxy";
+    pub const HELP: &'static str = "apt-get install --no-install-recommends postgresql-15 haproxy bind9";
 }
 
 impl Programs {
@@ -62,8 +67,11 @@ impl Programs {
                 return Err(NotInstalled { program: path.display().to_string() });
             }
         }
-        let haproxy = HAPROXY.iter().map(PathBuf::from).find(|path| path.is_file());
-        Ok(Programs { haproxy: haproxy.ok_or_else(|| NotInstalled { program: HAPROXY[0].to_owned() })? })
+        let installed = |places: [&str; 2]| {
+            let found = places.iter().map(PathBuf::from).find(|path| path.is_file());
+            found.ok_or_else(|| NotInstalled { program: places[0].to_owned() })
+        };
+        Ok(Programs { haproxy: installed(HAPROXY)?, named: installed(NAMED)? })
     }
 }
 
@@ -72,6 +80,11 @@ impl Layout {
     #[must_use]
     pub fn reference_dir(&self) -> PathBuf {
         self.data_dir.join("registry")
+    }
+
+    #[must_use]
+    pub fn haproxy_config(&self) -> PathBuf {
+        self.data_dir.join("haproxy.cfg")
     }
 
     /// The password of writer and standby, for people and tests.
@@ -127,6 +140,27 @@ pub fn processes(layout: &Layout, site: Site) -> Vec<u32> {
     found.sort_unstable();
     found.dedup();
     found
+}
+
+/// HAProxy and BIND, by the configurations that they were started with.
+#[must_use]
+pub fn front_processes(layout: &Layout) -> Vec<u32> {
+    let configs = [layout.haproxy_config(), layout.named_config()].map(|path| path.display().to_string());
+    let is_ours = |pid: &u32| {
+        let arguments = units::arguments(*pid);
+        arguments.first().is_some_and(|program| program.ends_with("/haproxy") || program.ends_with("/named"))
+            && arguments.iter().any(|argument| configs.contains(argument))
+    };
+    let all = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+    all.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).filter(is_ours).collect()
+}
+
+/// What a fleet that was killed left behind, for nothing of it dies with its parent.
+pub fn kill_all(layout: &Layout) {
+    SITES.iter().for_each(|site| {
+        kill(layout, *site);
+    });
+    front_processes(layout).into_iter().for_each(|pid| units::signal(pid, Signal::KILL));
 }
 
 /// As when the power goes: all of them at once, until none is left.

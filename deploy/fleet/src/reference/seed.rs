@@ -18,7 +18,7 @@ use crate::layout::{Layout, own_dir};
 pub enum SeedError {
     #[error("failed to prepare {path}", path = path.display())]
     Io { path: PathBuf, source: std::io::Error },
-    #[error("there is no user `postgres`, as whom a server of root's fleet would run")]
+    #[error("there is no user `postgres`, as whom the servers of root's fleet would run")]
     NoUser,
     #[error("{program} failed: {said}")]
     Program { program: &'static str, said: String },
@@ -29,19 +29,22 @@ pub enum SeedError {
 /// Of the path of a UNIX socket, without the server's own part.
 const SOCKET_DIR_MAX: usize = 80;
 
-/// As whom PostgreSQL runs.
-#[derive(Debug, Clone, Copy)]
-struct User {
-    uid: u32,
-    gid: u32,
+/// As whom PostgreSQL and BIND run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct User {
+    pub uid: u32,
+    pub gid: u32,
 }
 
-fn io(path: &Path) -> impl FnOnce(std::io::Error) -> SeedError + '_ {
+pub(super) fn io(path: &Path) -> impl FnOnce(std::io::Error) -> SeedError + '_ {
     move |source| SeedError::Io { path: path.to_path_buf(), source }
 }
 
-/// PostgreSQL refuses root.
-fn user() -> Result<User, SeedError> {
+/// PostgreSQL refuses root, and BIND needs none of its rights.
+///
+/// # Errors
+/// Root has no such user.
+pub fn user() -> Result<User, SeedError> {
     let own = User { uid: rustix::process::getuid().as_raw(), gid: rustix::process::getgid().as_raw() };
     if own.uid != 0 {
         return Ok(own);
@@ -57,7 +60,7 @@ fn user() -> Result<User, SeedError> {
 }
 
 /// A directory of that user alone.
-fn make_dir(path: &Path, user: User, mode: u32) -> Result<(), SeedError> {
+pub(super) fn make_dir(path: &Path, user: User, mode: u32) -> Result<(), SeedError> {
     match fs::create_dir(path) {
         Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => return Err(io(path)(error)),
         _ => {}
@@ -66,7 +69,7 @@ fn make_dir(path: &Path, user: User, mode: u32) -> Result<(), SeedError> {
     chown(path, Some(user.uid), Some(user.gid)).map_err(io(path))
 }
 
-fn put(path: &Path, text: &str, user: User) -> Result<(), SeedError> {
+pub(super) fn put(path: &Path, text: &str, user: User) -> Result<(), SeedError> {
     let written = || {
         // Never the old file of another owner.
         let _ = fs::remove_file(path);
@@ -129,6 +132,7 @@ impl Layout {
                 own_dir(&path).map_err(|fault| SeedError::Io { path, source: std::io::Error::other(fault) })?;
             }
         }
+        self.prepare_name(user)?;
         self.seed_data(user, &secret)
     }
 

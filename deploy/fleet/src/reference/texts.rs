@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use bcp_wire::Site;
 
-use super::{NAME, SITES};
+use super::{NAME, SITES, name};
 use crate::layout::Layout;
 use crate::ports::{Lane, Port};
 
@@ -39,6 +39,10 @@ pub(super) fn schema(secret: &str) -> String {
 }
 
 impl Layout {
+    fn haproxy_socket(&self) -> std::path::PathBuf {
+        self.data_dir.join("haproxy.sock")
+    }
+
     pub(super) fn postgres_text(&self, site: Site) -> String {
         let dir = self.reference_dir();
         format!(
@@ -59,14 +63,18 @@ impl Layout {
         )
     }
 
-    /// The clients' door: to whichever server its own sidecar calls active. Connections to one that is not any more are closed.
+    /// The clients' door: to the server that the gates said, if its own sidecar calls it active. Connections to one that is not
+    /// any more are closed.
     pub(crate) fn haproxy_text(&self) -> String {
         let mut text = format!(
-            "# Written by `fleet up`.\nglobal\n  maxconn 512\n\n\
+            "# Written by `fleet up`.\nglobal\n  maxconn 512\n  stats socket {socket} mode 600 level admin\n\n\
              defaults\n  mode tcp\n  retries 0\n  timeout connect 2s\n  timeout check 1s\n  timeout client 1h\n  timeout server 1h\n\n\
-             listen {NAME}\n  bind 127.0.0.1:{door}\n  option httpchk GET /health\n  http-check expect status 200\n\
+             listen {NAME}\n  bind 127.0.0.1:{door}\n  bind {at_a}:{door}\n  bind {at_b}:{door}\n  option httpchk GET /health\n  http-check expect status 200\n\
              \x20 default-server inter 250ms fall 1 rise 1 on-marked-down shutdown-sessions\n",
             door = self.base.reference_door(),
+            socket = self.haproxy_socket().display(),
+            at_a = name::address(Site::A),
+            at_b = name::address(Site::B),
         );
         for site in SITES {
             let (port, copy) = (self.base.site(site, Port::Postgres), self.base.site(site, Port::PostgresCopy));
@@ -102,6 +110,14 @@ impl Layout {
         if let Some(file) = &postgres.config_file {
             let _ = writeln!(text, "config_file = {}", path(file));
         }
+        let servers: Vec<String> = SITES.iter().map(|site| format!("{site} = [\"{NAME}/{site}\"]")).collect();
+        let _ = write!(
+            text,
+            "\n[[gate.ticket.actuators]]\nkind = \"haproxy\"\nsocket = {}\nservers = {{ {} }}\n",
+            path(&self.haproxy_socket()),
+            servers.join(", ")
+        );
+        text.push_str(&self.name_actuator(site));
         text
     }
 
