@@ -105,6 +105,10 @@ impl Scene {
     pub async fn lose(&self, site: Site) -> Result<Loss> {
         let writer = self.write().await?;
         let watch = Watch::start([self.server(Site::A), self.server(Site::B)], self.password.clone());
+        // Its first looks make sessions: one that begins with the kill never sees the server that is lost.
+        let server = usize::from(site == Site::B);
+        let sees = async || (watch.seen.borrow().each[server] > 0).then_some(());
+        wait_for("the watch to see the holder take writes", LIMIT, sees).await?;
         let began = Instant::now();
         block_in_place(|| self.fleet.cli(&["kill", site.as_str()]))?;
         let dead = Instant::now();
@@ -175,7 +179,8 @@ impl Scene {
 /// Asks both servers, over and over, whether they take writes.
 struct Watch {
     stop: tokio::sync::watch::Sender<bool>,
-    task: JoinHandle<Seen>,
+    seen: tokio::sync::watch::Receiver<Seen>,
+    task: JoinHandle<()>,
 }
 
 #[derive(Debug, Default, Clone, Copy)]
@@ -188,6 +193,7 @@ struct Seen {
 impl Watch {
     fn start(ports: [u16; 2], password: String) -> Watch {
         let (stop, stopped) = tokio::sync::watch::channel(false);
+        let (tell, told) = tokio::sync::watch::channel(Seen::default());
         let task = tokio::spawn(async move {
             let mut seen = Seen::default();
             let mut pace = tokio::time::interval(LOOK_EVERY);
@@ -201,15 +207,16 @@ impl Watch {
                 seen.each[1] += u64::from(b);
                 // In this order: the first takes writes after the second was seen to, so both did at once.
                 seen.both += u64::from(a && b && takes_writes(&mut sessions[0], ports[0], &password).await);
+                tell.send_replace(seen);
             }
-            seen
         });
-        Watch { stop, task }
+        Watch { stop, seen: told, task }
     }
 
     async fn ended(self) -> Result<Seen> {
         self.stop.send_replace(true);
-        Ok(self.task.await?)
+        self.task.await?;
+        Ok(*self.seen.borrow())
     }
 
     async fn end(self) -> Result<(u64, u64)> {

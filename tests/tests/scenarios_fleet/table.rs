@@ -76,7 +76,7 @@ pub fn line(row: &Row) -> String {
         Verdict::Skipped => "skipped",
     };
     format!(
-        "{:>2}  {:<50} {:<58} {:>5} s {:>5} {:>5} {:>8}  {verdict:<7} {}",
+        "{:>2}  {:<69} {:<58} {:>5} s {:>5} {:>5} {:>8}  {verdict:<7} {}",
         row.number,
         row.scenario,
         row.expected,
@@ -91,7 +91,7 @@ pub fn line(row: &Row) -> String {
 /// All rows under a head.
 pub fn text(rows: &[Row]) -> String {
     let mut text = format!(
-        "{:>2}  {:<50} {:<58} {:>7} {:>5} {:>5} {:>8}  {:<7} {}\n",
+        "{:>2}  {:<69} {:<58} {:>7} {:>5} {:>5} {:>8}  {:<7} {}\n",
         "", "scenario", "expected", "length", "moves", "stops", "gap ms", "", "seen"
     );
     for row in rows {

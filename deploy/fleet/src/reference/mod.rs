@@ -27,7 +27,7 @@ use crate::layout::{Layout, Timing};
 use crate::ports::{Lane, Port};
 use crate::units;
 
-pub use name::SERVICE_NAME;
+pub use name::{SERVICE_NAME, address};
 pub use seed::{SeedError, User, user};
 
 /// The ticket and the backend of HAProxy.
