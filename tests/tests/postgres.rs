@@ -45,7 +45,8 @@ async fn no_acknowledged_row_is_lost_with_a_site() -> Result<()> {
         said.contains("\"peer_in_sync\":true").then_some(())
     })
     .await?;
-    a_restarted_door_leads_to_the_active_server(&scene).await
+    a_restarted_door_leads_to_the_active_server(&scene).await?;
+    nothing_outlives_a_fleet_that_is_killed(&scene).await
 }
 
 /// The name of the service, as BIND says it: each site's door has an address of its own.
@@ -78,6 +79,32 @@ async fn a_restarted_door_leads_to_the_active_server(scene: &Scene) -> Result<()
     writer.end();
     ensure!(scene.audit(&writer).await? == 0, "rows are gone");
     Ok(())
+}
+
+/// Not even PostgreSQL, HAProxy and BIND, which know nothing of their parent.
+async fn nothing_outlives_a_fleet_that_is_killed(scene: &Scene) -> Result<()> {
+    let data_dir = scene.fleet.data_dir().to_owned();
+    ensure!(left_of(&data_dir).iter().any(|line| line.contains("postgres")), "{:?}", left_of(&data_dir));
+    let fleet = rustix::process::Pid::from_raw(scene.fleet.pid().cast_signed()).context("a fleet has a number")?;
+    rustix::process::kill_process(fleet, rustix::process::Signal::KILL)?;
+    let gone = async || left_of(&data_dir).is_empty().then_some(());
+    let ended = bcp_tests::wait_for("the end of every process", scene::LIMIT, gone).await;
+    ended.with_context(|| format!("{:?}", left_of(&data_dir)))?;
+    Ok(())
+}
+
+/// Command lines of processes that work in a directory, or name it.
+fn left_of(data_dir: &Path) -> Vec<String> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir("/proc").into_iter().flatten().flatten() {
+        let line = std::fs::read(entry.path().join("cmdline")).unwrap_or_default();
+        let line = String::from_utf8_lossy(&line).replace('\0', " ");
+        let works_there = std::fs::read_link(entry.path().join("cwd")).is_ok_and(|cwd| cwd.starts_with(data_dir));
+        if works_there || line.contains(&*data_dir.to_string_lossy()) {
+            found.push(line);
+        }
+    }
+    found
 }
 
 #[test]
