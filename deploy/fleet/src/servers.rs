@@ -42,7 +42,8 @@ impl Layout {
     /// One server's agent.
     pub(crate) fn server(&self, site: Site, unit: &str) -> String {
         let id = id(site, unit);
-        let mut text = self.agent_head(site, &id, None);
+        // A host and the agent on it are two things.
+        let mut text = self.agent_head(site, &format!("on-{id}"), None);
         let _ = write!(
             text,
             "\n[host]\nid = \"{id}\"\nlocation = \"{site}/hall1/r02\"\nparent = \"ups-{site}1\"\ninterval = \"1s\"\n"
