@@ -248,6 +248,31 @@ fn servers_that_stand_by_are_started_one_after_the_other_and_each_once() {
     assert_eq!(hand.ticket("rx").epoch.counter, 1, "nothing moved");
 }
 
+#[test]
+fn where_two_servers_are_missing_the_second_does_not_wait_for_the_first_to_come_up() {
+    let mut hand = running(pool_policy(&[("rx", carried())]));
+    all_say(&mut hand, &[(Site::A, app(1, 4, 0, false)), (Site::B, app(3, 2, 0, false))]);
+    hand.pass(250);
+    assert_eq!(hand.order("rx", Site::A).unwrap().params["server"], "app-a4");
+    assert!(hand.report("rx", Site::A, StepOutcome::Vetoed), "the next one is tried instead");
+    hand.pass(250);
+    assert_eq!(hand.order("rx", Site::A).unwrap().params["server"], "app-a5");
+    assert!(hand.report("rx", Site::A, StepOutcome::Done));
+    hand.pass(500);
+    assert_eq!(hand.told("none stands by (2 were started)"), 1, "{:#?}", hand.story());
+    let mut hand = running(pool_policy(&[("rx", carried())]));
+    all_say(&mut hand, &[(Site::A, app(1, 4, 0, false)), (Site::B, app(3, 2, 0, false))]);
+    hand.pass(250);
+    assert!(hand.report("rx", Site::A, StepOutcome::Done));
+    // One of those that were down is back: the other one is enough.
+    all_say(&mut hand, &[(Site::A, app(2, 3, 0, false)), (Site::B, app(3, 2, 0, false))]);
+    hand.pass(500);
+    assert_eq!(hand.order("rx", Site::A).unwrap().params["server"], "app-a5");
+    assert!(hand.report("rx", Site::A, StepOutcome::Done));
+    hand.pass(15_000);
+    assert_eq!(hand.told("none stands by"), 0, "both have time to come up: {:#?}", hand.story());
+}
+
 fn conditions(replica: &Replica) -> Vec<String> {
     let found = replica.failover.alarm_conditions(replica.policy.as_ref().unwrap());
     found.into_iter().map(|condition| condition.key).collect()

@@ -100,10 +100,20 @@ pub enum Bug {
     FoundRecordIgnored,
     /// A gate goes by the deadline file that the last boot left.
     OldDeadlineRead,
+    /// The silence of many agents at once counts as loss on one observer's word.
+    SilenceGuardRemoved,
+    /// What was started of the reserve is forgotten.
+    CapacityWithoutCap,
+    /// The steps that start servers are numbered anew after every shortage.
+    CapacityStepsNumberedAnew,
+    /// Servers count as lost at once.
+    FallTimeIgnored,
+    /// What one operator wanted to force is good for later epochs too.
+    ForceOutlivesEpoch,
 }
 
 impl Bug {
-    pub const ALL: [Bug; 47] = [
+    pub const ALL: [Bug; 52] = [
         Bug::MarginZero,
         Bug::LeaseFromReceipt,
         Bug::NoWarden,
@@ -151,5 +161,10 @@ impl Bug {
         Bug::UnstoppedWaitedOut,
         Bug::FoundRecordIgnored,
         Bug::OldDeadlineRead,
+        Bug::SilenceGuardRemoved,
+        Bug::CapacityWithoutCap,
+        Bug::CapacityStepsNumberedAnew,
+        Bug::FallTimeIgnored,
+        Bug::ForceOutlivesEpoch,
     ];
 }

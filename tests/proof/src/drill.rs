@@ -9,7 +9,7 @@ use crate::bug::Bug;
 use crate::host::Disk;
 use crate::invariants::Breach;
 use crate::sim::STEP_MS;
-use crate::world::{World, at, id, passive, policy, rx, two_gates};
+use crate::world::{World, at, carried, id, passive, policy, pooled, rx, two_gates};
 
 /// A name, who takes part, and what happens.
 type Story = (&'static str, fn(Option<Bug>) -> World, fn(&mut World));
@@ -439,6 +439,62 @@ fn rebooted(world: &mut World) {
     world.run(40_000);
 }
 
+fn of_pool(bug: Option<Bug>) -> World {
+    World::settled(pooled(Timing::METRO, &[("rx", carried())]), STEP_MS, 11, bug)
+}
+
+fn servers_of_a(count: u32) -> Vec<bcp_wire::Id> {
+    (1..=count).map(|n| id(&format!("app-a{n}"))).collect()
+}
+
+/// To b it looks like the network, to w like the loss of single servers.
+fn many_agents_unheard(world: &mut World) {
+    world.deafen(B, &servers_of_a(6));
+    world.deafen(W, &servers_of_a(5));
+    world.run(60_000);
+}
+
+/// More than stand by.
+fn servers_lost(world: &mut World) {
+    world.each_server(A, &servers_of_a(7), |server| (server.runs, server.has_agent) = (false, false));
+    world.run(120_000);
+}
+
+/// And repaired, and lost again.
+fn servers_lost_twice(world: &mut World) {
+    for _ in 0..2 {
+        world.each_server(A, &servers_of_a(5), |server| server.runs = false);
+        world.run(60_000);
+        world.each_server(A, &servers_of_a(5), |server| server.runs = true);
+        world.run(20_000);
+        world.each_server(A, &[id("app-a9"), id("app-a10")], |server| server.runs = false);
+        world.run(20_000);
+    }
+}
+
+fn servers_flap(world: &mut World) {
+    world.each_server(A, &servers_of_a(6), |server| server.runs = false);
+    world.run(3_000);
+    world.each_server(A, &servers_of_a(6), |server| server.runs = true);
+    world.run(10_000);
+}
+
+/// One operator wants to force what is lost; it comes back by itself and is lost once more, and another operator asks.
+fn forced_in_two_epochs(world: &mut World) {
+    lost_when_stale(world);
+    force(world, "op-1");
+    world.run(2_000);
+    world.power_on(A);
+    world.run(60_000);
+    world.command("rx", TicketCommand::Move { to: B, reason: "drill".to_owned(), expect: None });
+    world.run(60_000);
+    world.command("rx", TicketCommand::Move { to: A, reason: "drill".to_owned(), expect: None });
+    world.run(60_000);
+    lost_when_stale(world);
+    force(world, "op-2");
+    world.run(40_000);
+}
+
 fn lost(world: &mut World) {
     world.power_off(A);
     world.run(60_000);
@@ -493,6 +549,11 @@ const fn story(bug: Bug) -> Story {
         Bug::PromiseOfOneMissing => ("no collectors", pairs, no_collectors),
         Bug::PromisesAddUp => ("promises one by one", pairs, promises_one_by_one),
         Bug::PromiseForgotten => ("a promising gate restarts", usual, a_promising_gate_restarts),
+        Bug::SilenceGuardRemoved => ("many agents unheard by one observer", of_pool, many_agents_unheard),
+        Bug::CapacityWithoutCap => ("servers lost", of_pool, servers_lost),
+        Bug::CapacityStepsNumberedAnew => ("servers lost, repaired and lost again", of_pool, servers_lost_twice),
+        Bug::FallTimeIgnored => ("servers flap", of_pool, servers_flap),
+        Bug::ForceOutlivesEpoch => ("forced by two, in two epochs", usual, forced_in_two_epochs),
         Bug::DependencyIgnored => ("a lost site with dependent tickets", dependent, lost),
     }
 }

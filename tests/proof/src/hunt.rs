@@ -14,7 +14,7 @@ use crate::drill::{self, Caught};
 use crate::sim;
 
 /// Bug, and the invariants that may catch it. 0: liveness.
-pub const TABLE: [(Bug, &[u8]); 47] = [
+pub const TABLE: [(Bug, &[u8]); 52] = [
     (Bug::MarginZero, &[1, 6]),
     (Bug::LeaseFromReceipt, &[1, 16]),
     (Bug::NoWarden, &[1, 16]),
@@ -62,6 +62,11 @@ pub const TABLE: [(Bug, &[u8]); 47] = [
     (Bug::UnstoppedWaitedOut, &[1]),
     (Bug::FoundRecordIgnored, &[2]),
     (Bug::OldDeadlineRead, &[17]),
+    (Bug::SilenceGuardRemoved, &[25]),
+    (Bug::CapacityWithoutCap, &[25]),
+    (Bug::CapacityStepsNumberedAnew, &[25]),
+    (Bug::FallTimeIgnored, &[26]),
+    (Bug::ForceOutlivesEpoch, &[8, 27]),
 ];
 /// Random runs tried where no story of its own catches a bug.
 const SEEDS: u64 = 60;

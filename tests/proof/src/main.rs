@@ -88,7 +88,10 @@ fn scenarios(rest: &[&str]) -> Option<bool> {
         println!("{}", serde_json::to_string_pretty(&rows).ok()?);
     } else {
         print!("{}", scenario::table(&rows));
-        println!("{:.1} s; 19: collector/tests/decide.rs", began.elapsed().as_secs_f64());
+        println!(
+            "{:.1} s; 18: collector/tests/decide_disk.rs; 19: collector/tests/decide.rs",
+            began.elapsed().as_secs_f64()
+        );
         for (row, (seed, story)) in rows.iter().filter_map(|row| Some((row, row.first.as_ref()?))) {
             println!("\nscenario {} \"{}\", seed {seed}: {story}", row.number, row.scenario);
         }

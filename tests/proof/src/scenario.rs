@@ -2,18 +2,24 @@
 //!
 //! Knows: what happens in each, and what has to come of it. Each is played for many seeds: the seed decides when messages
 //! arrive and how long programs take. What must hold at every step is checked at every step, and the log of every run but
-//! the hours-long ones is applied anew. Not here: 18 and 19, which need the log's own store (19: `collector/tests/decide.rs`), 24, and of
-//! 25 what the listeners refuse (`collector/tests/decide.rs`).
+//! the hours-long ones is applied anew. Not here, because they need the log's own store and listeners:
+//!
+//! | scenario | expected | proven in |
+//! |---|---|---|
+//! | 18 torn write on the vote or the log, a disk that takes no more | recovers or refuses | `collector/tests/decide_disk.rs` |
+//! | 19 disk wiped, same id | refused until an operator admits it | `collector/tests/decide.rs` |
+//! | 25 what the listeners refuse: other identities, forged senders | rejected | `collector/tests/decide.rs` |
 
 mod links;
 mod parts;
+mod servers;
 mod sites;
 
 use std::ops::Range;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use bcp_core::policy::Timing;
+use bcp_core::policy::{Policy, Timing};
 use bcp_wire::Site::{self, A};
 use bcp_wire::control::Phase;
 use serde::Serialize;
@@ -26,6 +32,10 @@ const STEP_MS: u64 = 50;
 const LONG_STEP_MS: u64 = 250;
 /// Seeds of one that lasts hours, for each hundred of the others.
 const LONG_SEEDS_PERCENT: u64 = 1;
+
+fn usual(timing: Timing) -> Policy {
+    policy(timing, &[("rx", passive())])
+}
 
 /// Why a scenario did not end as it should.
 pub type Verdict = Result<(), String>;
@@ -48,12 +58,13 @@ pub struct Scenario {
     /// It lasts an hour or more.
     is_long: bool,
     timing: Timing,
+    policy: fn(Timing) -> Policy,
     play: fn(&mut World) -> Verdict,
 }
 
 impl Scenario {
     const fn new(number: u8, name: &'static str, expected: &'static str, play: fn(&mut World) -> Verdict) -> Scenario {
-        Scenario { number, name, expected, is_long: false, timing: Timing::METRO, play }
+        Scenario { number, name, expected, is_long: false, timing: Timing::METRO, policy: usual, play }
     }
 
     const fn long(self) -> Scenario {
@@ -68,7 +79,7 @@ impl Scenario {
     #[must_use]
     pub fn play(&self, seed: u64) -> Played {
         let step_ms = if self.is_long { LONG_STEP_MS } else { STEP_MS };
-        let mut world = World::settled(policy(self.timing, &[("rx", passive())]), step_ms, seed, None);
+        let mut world = World::settled((self.policy)(self.timing), step_ms, seed, None);
         let began = world.now();
         (world.stops, world.moves) = (0, 0);
         if let Some(journal) = &mut world.journal {
@@ -148,7 +159,7 @@ impl Row {
 /// Those with these numbers, or all.
 #[must_use]
 pub fn named(numbers: &[u8]) -> Vec<Scenario> {
-    let mut all: Vec<Scenario> = [sites::ALL, links::ALL, parts::ALL].concat();
+    let mut all: Vec<Scenario> = [sites::ALL, links::ALL, parts::ALL, servers::ALL].concat();
     all.sort_by_key(|scenario| scenario.number);
     all.retain(|scenario| numbers.is_empty() || numbers.contains(&scenario.number));
     all

@@ -1,6 +1,7 @@
 //! What a seeded bug changes on the way between the shipped core, the shipped gates and the wires.
 
 use bcp_core::failover::decide::Cause;
+use bcp_core::failover::force::ForceAsked;
 use bcp_core::failover::saga::{Move, Stage, StepState, step_key};
 use bcp_core::failover::{TicketCommand, TicketEvent, ticket::Ticket};
 use bcp_core::ledger::{LedgerEntry, LedgerEvent};
@@ -83,6 +84,13 @@ fn before(replica: &mut Replica, tick: &mut Tick, policy: &mut Policy, bug: Bug)
                     && matches!(order.verb, CommandVerb::Ticket { command: TicketCommand::Force { .. }, .. })
                 {
                     order.operator = order.key.clone();
+                }
+            }
+        }
+        Bug::SilenceGuardRemoved => {
+            for item in &mut tick.items {
+                if let Item::SiteVotes(votes) = item {
+                    votes.sites.values_mut().for_each(|word| word.mass_silence = false);
                 }
             }
         }
@@ -189,6 +197,18 @@ fn after(replica: &mut Replica, old: &Replica, events: &[TicketEvent], policy: &
                 agreed.timing = bare;
             }
         }
+        Bug::CapacityStepsNumberedAnew => {
+            let all = replica.failover.tickets.values_mut().flat_map(|ticket| ticket.started.values_mut());
+            for started in all.filter(|started| started.servers.is_empty() && started.running.is_none()) {
+                started.steps = 0;
+            }
+        }
+        Bug::CapacityWithoutCap => {
+            let all = replica.failover.tickets.values_mut().flat_map(|ticket| ticket.started.values_mut());
+            for started in all {
+                started.servers.clear();
+            }
+        }
         Bug::BudgetNotCounted => {
             for ticket in replica.failover.tickets.values_mut() {
                 ticket.automatic_moves.clear();
@@ -221,6 +241,17 @@ fn after(replica: &mut Replica, old: &Replica, events: &[TicketEvent], policy: &
                     if let Some(lease) = ticket.lease.as_mut() {
                         (lease.expires, lease.clear) = (now, now);
                     }
+                }
+            }
+            Bug::ForceOutlivesEpoch => {
+                let asked = before.and_then(|before| before.force.clone());
+                let forced = |moving: &Move| matches!(moving.cause, Cause::Forced { .. });
+                if let Some(asked) =
+                    asked.filter(|_| ticket.force.is_none() && !ticket.moving.as_ref().is_some_and(forced))
+                {
+                    ticket.force = Some(ForceAsked { epoch: ticket.epoch, until: LogTime(u64::MAX), ..asked });
+                } else if let Some(asked) = &mut ticket.force {
+                    (asked.epoch, asked.until) = (ticket.epoch, LogTime(u64::MAX));
                 }
             }
             Bug::WaitOfAcquireAfterOnly => {

@@ -6,6 +6,7 @@
 mod data;
 mod faults;
 mod log;
+mod servers;
 mod setting;
 mod watch;
 mod wires;
@@ -24,7 +25,8 @@ use crate::dice::Dice;
 use crate::digest;
 use crate::host::{Host, Play, Wishes};
 use crate::invariants::{Invariants, Moment};
-pub use setting::{at, id, passive, policy, rx, two_gates};
+pub use servers::{Glimpse, Server, Servers};
+pub use setting::{at, carried, id, passive, policy, pooled, rx, two_gates};
 pub use wires::Message;
 
 /// One decide process, and the serve beside it.
@@ -87,6 +89,8 @@ pub struct World {
     served_at: Option<Site>,
     /// Actuators outside of all machines that compare epochs: what each ticket's knows. Absent: there are none.
     pub outside: Option<BTreeMap<Id, Epoch>>,
+    /// Servers of pools, where the policy names any. A model plays none.
+    pub servers: Option<Servers>,
     queue: Vec<(u64, Message)>,
     inbox: Vec<(u64, Item)>,
     term: u64,
@@ -134,6 +138,7 @@ impl Clone for World {
             moves: self.moves,
             served_at: self.served_at,
             outside: self.outside.clone(),
+            servers: self.servers.clone(),
             queue: self.queue.clone(),
             inbox: self.inbox.clone(),
             term: self.term,
@@ -166,6 +171,7 @@ impl World {
             let mark = u8::try_from(hosts.len() * 2).unwrap_or(0) + u8::from(!first);
             hosts.push(Host::new(mark, own, &tickets, peers, policy.timing, &mut play));
         }
+        let servers = (!policy.pools.is_empty()).then(|| Servers::of(&policy));
         let decider = || Decider {
             up: true,
             frozen: false,
@@ -203,6 +209,7 @@ impl World {
             moves: 0,
             served_at: None,
             outside: None,
+            servers,
             queue: Vec::new(),
             inbox: Vec::new(),
             term: 0,
@@ -306,6 +313,7 @@ impl World {
     pub fn step(&mut self) {
         self.play.now += self.play.step_ms;
         self.listen();
+        self.boot();
         for n in 0..self.hosts.len() {
             self.hosts[n].advance(&mut self.play);
             self.judge_notes(n);
@@ -326,6 +334,7 @@ impl World {
             replica: &self.replica,
             acknowledged: &self.acknowledged,
             outside: self.outside.as_ref(),
+            servers: self.servers.as_ref(),
         };
         self.invariants.moment(&seen);
     }
@@ -345,6 +354,7 @@ impl World {
     /// moments.
     pub fn digest<H: Hasher>(&self, state: &mut H) {
         debug_assert!(self.play.wishes.is_empty(), "what a gate wants is seen to at once");
+        debug_assert!(self.servers.is_none(), "a model plays no pools");
         let agreed = &self.replica;
         digest::feed(state, &agreed.failover.tickets);
         digest::feed(state, &agreed.failover.board);

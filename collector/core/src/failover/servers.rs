@@ -2,7 +2,8 @@
 //!
 //! Knows: the order of the reserve, and what was started. Invariants: short means two of three observers see fewer than the
 //! minimum even if everything unknown is up; silence of many agents at once counts as loss only where two observers see it;
-//! one server at a time, each once, never more than the reserve has; nothing is ever stopped here.
+//! as many as are missing are started one after the other, and the next only when these had their time; each once, never more
+//! than the reserve has; nothing is ever stopped here.
 
 use std::collections::BTreeMap;
 
@@ -33,7 +34,10 @@ pub struct Started {
     pub running: Option<Starting>,
     /// Steps ordered in this epoch and before: part of each step's key.
     pub steps: u32,
-    /// The next server not before this.
+    /// So many more are missing, and need not wait for those before them to come up.
+    #[serde(default)]
+    pub owed: u32,
+    /// The next server beyond those not before this.
     pub next_at: LogTime,
     /// Nothing is left to start.
     pub exhausted: bool,
@@ -48,20 +52,24 @@ pub struct Starting {
     pub retry_at: LogTime,
 }
 
-/// Whether two of three observers see too few servers (`Some(true)`), enough, or neither.
-pub(super) fn short(pool: &Id, min: u32, site: Site, facts: Facts<'_>) -> Option<bool> {
+/// How many servers two of three observers miss at least; 0: enough are up; nothing: neither is agreed.
+fn missing(pool: &Id, min: u32, site: Site, facts: Facts<'_>) -> Option<u32> {
     let words: Vec<_> = Site::ALL
         .iter()
         .filter_map(|observer| facts.board.site_words(*observer, facts.now)?.get(&site))
         .filter_map(|word| Some((word.mass_silence, word.pools.get(pool)?)))
         .collect();
     let confirmed = words.iter().filter(|(mass, _)| *mass).count() >= MAJORITY;
-    let few = words.iter().filter(|(mass, word)| word.at_most(!*mass || confirmed) < min).count();
+    let mut misses: Vec<u32> =
+        words.iter().map(|(mass, word)| min.saturating_sub(word.at_most(!*mass || confirmed))).collect();
+    misses.sort_unstable_by(|one, other| other.cmp(one));
+    // What the second of them misses as well.
+    let agreed = misses.get(MAJORITY - 1).copied().unwrap_or(0);
     let enough = words.iter().filter(|(_, word)| word.up >= min).count();
-    match (few >= MAJORITY, enough >= MAJORITY) {
-        (true, _) => Some(true),
-        (false, true) => Some(false),
-        (false, false) => None,
+    match (agreed, enough >= MAJORITY) {
+        (0, true) => Some(0),
+        (0, false) => None,
+        (agreed, _) => Some(agreed),
     }
 }
 
@@ -75,35 +83,44 @@ pub(super) fn judge(ticket: &mut Ticket, facts: Facts<'_>, out: &mut Vec<Happene
     for site in &facts.rule.sites {
         let serves = settled && (ticket.holder == Some(*site) || ticket.weights.get(site).is_some_and(|n| *n > 0));
         if !serves {
-            ticket.started.remove(site);
+            forget(ticket, *site);
             continue;
         }
-        match short(id, pool.min, *site, facts) {
-            Some(false) => {
-                ticket.started.remove(site);
-            }
-            Some(true) if active => {
+        match missing(id, pool.min, *site, facts) {
+            Some(0) => forget(ticket, *site),
+            Some(missing) if active => {
                 let reserve = pool.reserve.get(site).map_or(&[][..], Vec::as_slice);
-                start_next(ticket, *site, reserve, pool.rise_ms, facts, out);
+                start_next(ticket, *site, missing, (reserve, pool.rise_ms), facts, out);
             }
-            Some(true) | None => {}
+            Some(_) | None => {}
         }
+    }
+}
+
+/// The shortage is over. The number of the steps goes on: within an epoch a gate does nothing twice.
+fn forget(ticket: &mut Ticket, site: Site) {
+    if let Some(started) = ticket.started.get_mut(&site) {
+        *started = Started { steps: started.steps, ..Started::default() };
     }
 }
 
 fn start_next(
     ticket: &mut Ticket,
     site: Site,
-    reserve: &[Id],
-    rise_ms: u64,
+    missing: u32,
+    (reserve, rise_ms): (&[Id], u64),
     facts: Facts<'_>,
     out: &mut Vec<Happened>,
 ) {
     let gate = ticket.listed_gates(site).map(|(id, _)| id.clone()).next();
     let started = ticket.started.entry(site).or_default();
-    if started.running.is_some() || facts.now < started.next_at {
+    let waits = started.owed == 0 && facts.now < started.next_at;
+    if started.running.is_some() || waits {
         return;
     }
+    // Where none is owed, those that were started had their time. Meanwhile others may have come back.
+    let owed = if started.owed == 0 { missing } else { started.owed.min(missing) };
+    started.owed = owed.saturating_sub(1);
     let next = reserve.iter().find(|server| !started.servers.contains(server));
     let (Some(server), Some(gate)) = (next, gate) else {
         if !started.exhausted {
@@ -168,6 +185,7 @@ pub(super) fn report(id: &Id, ticket: &mut Ticket, site: Site, report: &StepRepo
                 // The next of the reserve is tried instead.
                 started.servers.push(starting.server);
                 (started.running, started.next_at) = (None, now);
+                started.owed = started.owed.saturating_add(1);
                 return ReportEffect::GivenUp { attempt };
             }
             let retry_at = now.plus(RETRY_MS);

@@ -27,6 +27,9 @@ mod i21;
 mod i22;
 mod i23;
 mod i24;
+mod i25;
+mod i26;
+mod i27;
 mod i28;
 
 use std::collections::BTreeMap;
@@ -38,6 +41,7 @@ use bcp_core::replica::{Replica, Tick};
 use bcp_wire::{Epoch, Id};
 
 use crate::host::{Host, Note};
+use crate::world::Servers;
 
 /// What is wrong, where something is.
 pub type Verdict = Result<(), String>;
@@ -97,6 +101,8 @@ pub struct Moment<'a> {
     pub acknowledged: &'a BTreeMap<Id, u64>,
     /// What actuators outside of all machines know; see [`crate::world::World::outside`].
     pub outside: Option<&'a BTreeMap<Id, Epoch>>,
+    /// Where the policy has pools.
+    pub servers: Option<&'a Servers>,
 }
 
 impl Moment<'_> {
@@ -166,6 +172,9 @@ pub struct Invariants {
     i22: i22::OrdersCompare,
     i23: i23::PolicyLeavesHolder,
     i24: i24::HonestWord,
+    i25: i25::StartedByRight,
+    i26: i26::FlapsChangeNothing,
+    i27: i27::ForcedByTwo,
     i28: i28::AsCharted,
     pub breaches: Vec<Breach>,
 }
@@ -195,21 +204,21 @@ impl Invariants {
     pub fn tick(&mut self, seen: &Applied<'_>) {
         each!(
             self, tick, seen, i01, i02, i03, i04, i05, i06, i07, i08, i09, i10, i11, i12, i13, i14, i15, i16, i17, i18,
-            i19, i20, i21, i22, i23, i24, i28
+            i19, i20, i21, i22, i23, i24, i25, i26, i27, i28
         );
     }
 
     pub fn note(&mut self, seen: &Noted<'_>) {
         each!(
             self, note, seen, i01, i02, i03, i04, i05, i06, i07, i08, i09, i10, i11, i12, i13, i14, i15, i16, i17, i18,
-            i19, i20, i21, i22, i23, i24, i28
+            i19, i20, i21, i22, i23, i24, i25, i26, i27, i28
         );
     }
 
     pub fn moment(&mut self, seen: &Moment<'_>) {
         each!(
             self, moment, seen, i01, i02, i03, i04, i05, i06, i07, i08, i09, i10, i11, i12, i13, i14, i15, i16, i17,
-            i18, i19, i20, i21, i22, i23, i24, i28
+            i18, i19, i20, i21, i22, i23, i24, i25, i26, i27, i28
         );
     }
 

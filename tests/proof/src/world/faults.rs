@@ -60,6 +60,9 @@ impl World {
         (decider.up, decider.frozen, decider.started, decider.heard) = (true, false, now, [now; 3]);
         if new_session {
             decider.session = session;
+            if let Some(servers) = &mut self.servers {
+                servers.forget(site);
+            }
         }
     }
     pub fn freeze_decider(&mut self, site: Site) {

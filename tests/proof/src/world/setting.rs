@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use bcp_core::policy::{Policy, ServicePolicy, TicketPolicy, Timing};
-use bcp_wire::Site;
+use bcp_core::policy::{Policy, PoolPolicy, ServicePolicy, TicketPolicy, Timing};
+use bcp_wire::{Id, Site};
 
 pub use sample::{id, passive, rx};
 
@@ -36,4 +36,29 @@ pub fn policy(timing: Timing, tickets: &[(&str, TicketPolicy)]) -> Policy {
         sites: BTreeMap::new(),
         pools: BTreeMap::new(),
     }
+}
+
+/// A service that a pool of servers carries.
+#[must_use]
+pub fn carried() -> TicketPolicy {
+    TicketPolicy { pool: Some(id("app")), ..passive() }
+}
+
+/// Eight servers at each site, of which four are needed, and two that stand by: ten agents.
+#[must_use]
+pub fn pooled(timing: Timing, tickets: &[(&str, TicketPolicy)]) -> Policy {
+    let some = |from: u32, to: u32| {
+        let ids = |site: Site| (from..=to).map(|n| id(&format!("app-{site}{n}"))).collect::<Vec<Id>>();
+        [Site::A, Site::B].map(|site| (site, ids(site))).into_iter().collect()
+    };
+    let pool = PoolPolicy {
+        servers: some(1, 8),
+        reserve: some(9, 10),
+        min: 4,
+        rise_ms: 5_000,
+        fall_ms: 5_000,
+        each: 0,
+        load: None,
+    };
+    Policy { pools: BTreeMap::from([(id("app"), pool)]), ..policy(timing, tickets) }
 }

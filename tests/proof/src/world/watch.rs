@@ -57,6 +57,7 @@ impl World {
             if serve_up {
                 let votes = self.service_votes(observer, &sights);
                 self.relay(observer, Item::ServiceVotes(votes));
+                self.say_servers(observer);
             }
         }
     }

@@ -213,6 +213,9 @@ impl World {
                     self.failsafe_used = true;
                     *self.seen.entry("failsafe used").or_default() += 1;
                 }
+                Note::Ended { order, outcome: StepOutcome::Done | StepOutcome::Already, .. } => {
+                    self.started(self.hosts[n].site, order);
+                }
                 Note::Began { ticket, order } if order.kind == StepKind::Promote => {
                     if let Some(known) = self.outside.as_mut().and_then(|outside| outside.get_mut(ticket)) {
                         *known = (*known).max(order.epoch);
