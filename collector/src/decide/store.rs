@@ -1,25 +1,31 @@
 //! The decide database: vote, log, snapshot, tail of the ledger. One SQLite file of its own.
 //!
 //! Invariants: vote and appended entries are on disk (WAL, `synchronous=FULL`) before they are acknowledged; the log has
-//! no hole; nothing is purged that is not in a durable snapshot. The ledger tail and the committed mark need no fsync of
-//! their own: a replay of the log makes them again.
+//! no hole; nothing is purged that is not in a durable snapshot; a database that is not what was acknowledged is refused when
+//! it is opened ([`intact`]). The ledger tail and the committed mark need no fsync of their own: a replay makes them again.
 
-use std::fmt::Debug;
-use std::ops::{Bound, RangeBounds};
+mod fault;
+mod intact;
+mod library;
+mod mark;
+
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bcp_core::ledger::LedgerEntry;
-use openraft::storage::{LogFlushed, RaftLogStorage};
-use openraft::{AnyError, LogState, OptionalSend, RaftLogReader};
-use rusqlite::{Connection, OptionalExtension, params};
+use rusqlite::{Connection, OptionalExtension, Transaction, params};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use tokio::time::Instant;
+
+pub use fault::StoreError;
+use intact::{TALLY, Tally, last_of, seal, unseal};
+use mark::Mark;
 
 use super::pack::{pack, unpack};
-use super::raft::{Entry, LogId, SnapshotMeta, StorageError, StorageIOError, Types, Vote};
+use super::raft::{Entry, LogId, SnapshotMeta, Vote};
 
 /// Ledger entries kept here; serve copies them within seconds, and a peer may be asked for older ones.
 const LEDGER_TAIL: u64 = 20_000;
@@ -30,22 +36,6 @@ const MAX_ENTRIES_PER_READ: u64 = 64;
 /// Another process must not hold this database; a backup may for a moment.
 const BUSY_LIMIT: Duration = Duration::from_secs(5);
 
-#[derive(Debug, thiserror::Error)]
-pub enum StoreError {
-    #[error("failed to create the directory of the decide database")]
-    Directory(#[source] std::io::Error),
-    #[error("the decide database failed")]
-    Sqlite(#[from] rusqlite::Error),
-    #[error("a record of the decide database cannot be read")]
-    Record(#[from] serde_json::Error),
-    #[error("a record of the decide database is damaged")]
-    Deflated(#[source] std::io::Error),
-    #[error("a record of the decide database unfolds to more than {most} bytes")]
-    TooLong { most: u64 },
-    #[error("the database thread ended")]
-    Thread,
-}
-
 /// Cheap to clone; all clones share the connections.
 #[derive(Debug, Clone)]
 pub struct Store {
@@ -55,12 +45,62 @@ pub struct Store {
 #[derive(Debug)]
 struct Inner {
     /// `synchronous=FULL`: a commit is on disk.
-    durable: Mutex<Connection>,
-    /// `synchronous=NORMAL`: for what a replay makes again.
-    quick: Mutex<Connection>,
+    durable: Mutex<Durable>,
+    /// `synchronous=NORMAL`: for what a replay makes again. None: all of it is in memory.
+    quick: Option<Mutex<Connection>>,
     opened: Instant,
     /// Start of the append that is running, milliseconds since `opened` plus one; 0 where none is.
     append_since: AtomicU64,
+}
+
+#[derive(Debug)]
+struct Durable {
+    connection: Connection,
+    tally: Tally,
+    /// None: all of it is in memory.
+    mark: Option<Mark>,
+}
+
+impl Inner {
+    fn quick<T>(&self, work: impl FnOnce(&mut Connection) -> Result<T, StoreError>) -> Result<T, StoreError> {
+        match &self.quick {
+            Some(quick) => work(&mut quick.lock().unwrap_or_else(PoisonError::into_inner)),
+            None => work(&mut self.durable.lock().unwrap_or_else(PoisonError::into_inner).connection),
+        }
+    }
+}
+
+/// Where the log ends after a transaction.
+#[derive(Debug, Clone, Copy)]
+enum End {
+    AsBefore,
+    At(LogId),
+    Elsewhere,
+}
+
+impl Durable {
+    /// One transaction; on disk, and marked as such, when this returns.
+    fn commit<T>(
+        &mut self,
+        end: End,
+        work: impl FnOnce(&Transaction<'_>) -> Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
+        let transaction = self.connection.transaction()?;
+        let done = work(&transaction)?;
+        let last = match end {
+            End::AsBefore => self.tally.last,
+            End::At(last) => Some(last),
+            End::Elsewhere => last_of(&transaction)?,
+        };
+        let tally = Tally { commits: self.tally.commits + 1, last };
+        put_meta(&transaction, TALLY, &serde_json::to_vec(&tally)?)?;
+        transaction.commit()?;
+        if let Some(mark) = &self.mark {
+            mark.set(tally.commits).map_err(StoreError::Mark)?;
+        }
+        self.tally = tally;
+        Ok(done)
+    }
 }
 
 const SCHEMA: &str = "
@@ -73,8 +113,18 @@ const SCHEMA: &str = "
 
 impl Store {
     /// Opens or creates `decide.db` in `dir`.
+    ///
+    /// # Errors
+    /// [`StoreError::Damaged`] where what was acknowledged is not there any more.
     pub fn open(dir: &Path) -> Result<Store, StoreError> {
         std::fs::create_dir_all(dir).map_err(StoreError::Directory)?;
+        Store::open_checked(dir).map_err(|error| match error.is_damage() {
+            true => StoreError::Damaged { path: dir.join("decide.db"), cause: Box::new(error) },
+            false => error,
+        })
+    }
+
+    fn open_checked(dir: &Path) -> Result<Store, StoreError> {
         let open = |synchronous: &str| -> Result<Connection, rusqlite::Error> {
             let connection = Connection::open(dir.join("decide.db"))?;
             connection.busy_timeout(BUSY_LIMIT)?;
@@ -85,13 +135,29 @@ impl Store {
         };
         let durable = open("FULL")?;
         durable.execute_batch(SCHEMA)?;
+        let (mark, known) = Mark::open(dir).map_err(StoreError::Mark)?;
+        let tally = intact::check(&durable, known)?;
+        // The next commit is not to be the first that anybody knows of.
+        mark.begin(tally.commits).map_err(StoreError::Mark)?;
         let inner = Inner {
-            durable: Mutex::new(durable),
-            quick: Mutex::new(open("NORMAL")?),
+            durable: Mutex::new(Durable { connection: durable, tally, mark: Some(mark) }),
+            quick: Some(Mutex::new(open("NORMAL")?)),
             opened: Instant::now(),
             append_since: AtomicU64::new(0),
         };
         Ok(Store { inner: Arc::new(inner) })
+    }
+
+    /// For simulations: it lasts as long as this, and whoever asks it is answered at once.
+    ///
+    /// # Errors
+    /// The database cannot be made.
+    pub fn in_memory() -> Result<Store, StoreError> {
+        let connection = Connection::open_in_memory()?;
+        connection.execute_batch(SCHEMA)?;
+        let durable = Durable { connection, tally: Tally::default(), mark: None };
+        let (durable, opened) = (Mutex::new(durable), Instant::now());
+        Ok(Store { inner: Arc::new(Inner { durable, quick: None, opened, append_since: AtomicU64::new(0) }) })
     }
 
     /// How long the append that is running has been running.
@@ -105,10 +171,14 @@ impl Store {
 
     async fn durable<T: Send + 'static>(
         &self,
-        work: impl FnOnce(&mut Connection) -> Result<T, StoreError> + Send + 'static,
+        end: End,
+        work: impl FnOnce(&Transaction<'_>) -> Result<T, StoreError> + Send + 'static,
     ) -> Result<T, StoreError> {
         let inner = Arc::clone(&self.inner);
-        let done = move || work(&mut inner.durable.lock().unwrap_or_else(PoisonError::into_inner));
+        if inner.quick.is_none() {
+            return inner.durable.lock().unwrap_or_else(PoisonError::into_inner).commit(end, work);
+        }
+        let done = move || inner.durable.lock().unwrap_or_else(PoisonError::into_inner).commit(end, work);
         tokio::task::spawn_blocking(done).await.map_err(|_| StoreError::Thread)?
     }
 
@@ -117,7 +187,10 @@ impl Store {
         work: impl FnOnce(&mut Connection) -> Result<T, StoreError> + Send + 'static,
     ) -> Result<T, StoreError> {
         let inner = Arc::clone(&self.inner);
-        let done = move || work(&mut inner.quick.lock().unwrap_or_else(PoisonError::into_inner));
+        if inner.quick.is_none() {
+            return inner.quick(work);
+        }
+        let done = move || inner.quick(work);
         tokio::task::spawn_blocking(done).await.map_err(|_| StoreError::Thread)?
     }
 
@@ -132,24 +205,22 @@ impl Store {
     /// Writes a small named record; on disk when this returns.
     pub async fn write_meta<T: Serialize>(&self, key: &'static str, value: &T) -> Result<(), StoreError> {
         let value = serde_json::to_vec(value)?;
-        self.durable(move |connection| put_meta(connection, key, &value)).await
+        self.durable(End::AsBefore, move |transaction| put_meta(transaction, key, &value)).await
     }
 
-    /// As [`RaftLogStorage::save_vote`], before there is a consensus.
+    /// As [`openraft::storage::RaftLogStorage::save_vote`], before there is a consensus.
     pub async fn keep_vote(&self, vote: &Vote) -> Result<(), StoreError> {
         self.write_meta(VOTE, vote).await
     }
 
     pub async fn save_snapshot(&self, meta: &SnapshotMeta, data: Vec<u8>) -> Result<(), StoreError> {
         let meta = serde_json::to_vec(meta)?;
-        self.durable(move |connection| {
-            let transaction = connection.transaction()?;
+        self.durable(End::AsBefore, move |transaction| {
             // The one before is kept: what was decided lately can be replayed.
             transaction.execute("INSERT OR REPLACE INTO older_snapshot SELECT one, meta, data FROM snapshot", [])?;
             transaction
                 .prepare_cached("INSERT OR REPLACE INTO snapshot (one, meta, data) VALUES (1, ?1, ?2)")?
-                .execute(params![meta, data])?;
-            transaction.commit()?;
+                .execute(params![seal(&meta), seal(&data)])?;
             Ok(())
         })
         .await
@@ -160,14 +231,7 @@ impl Store {
         self.quick(|connection| {
             let mut found = Vec::new();
             for table in ["snapshot", "older_snapshot"] {
-                let row: Option<(Vec<u8>, Vec<u8>)> = connection
-                    .query_row(&format!("SELECT meta, data FROM {table} WHERE one = 1"), [], |row| {
-                        Ok((row.get(0)?, row.get(1)?))
-                    })
-                    .optional()?;
-                if let Some((meta, data)) = row {
-                    found.push(Some((serde_json::from_slice(&meta)?, data)));
-                }
+                found.extend(snapshot_in(connection, table)?.map(Some));
             }
             let purged: Option<LogId> = get_meta(connection, PURGED)?;
             if purged.is_none() {
@@ -190,7 +254,7 @@ impl Store {
 
     #[cfg(test)]
     pub async fn drop_entries_upto(&self, index: u64) -> Result<(), StoreError> {
-        self.durable(move |connection| {
+        self.durable(End::Elsewhere, move |connection| {
             put_meta(connection, PURGED, b"{\"leader_id\":{\"term\":1,\"node_id\":3},\"index\":0}")?;
             connection.execute("DELETE FROM log WHERE idx <= ?1", [index])?;
             Ok(())
@@ -199,13 +263,7 @@ impl Store {
     }
 
     pub async fn read_snapshot(&self) -> Result<Option<(SnapshotMeta, Vec<u8>)>, StoreError> {
-        self.quick(|connection| {
-            let row: Option<(Vec<u8>, Vec<u8>)> = connection
-                .query_row("SELECT meta, data FROM snapshot WHERE one = 1", [], |row| Ok((row.get(0)?, row.get(1)?)))
-                .optional()?;
-            row.map(|(meta, data)| Ok((serde_json::from_slice(&meta)?, data))).transpose()
-        })
-        .await
+        self.quick(|connection| snapshot_in(connection, "snapshot")).await
     }
 
     /// Adds entries to the tail; those it has already (a replay) are left as they are.
@@ -246,7 +304,7 @@ impl Store {
             let mut select =
                 connection.prepare_cached("SELECT entry FROM log WHERE idx >= ?1 AND idx < ?2 ORDER BY idx")?;
             let rows = select.query_map(params![first, end], |row| row.get::<_, Vec<u8>>(0))?;
-            rows.map(|row| unpack(&row?)).collect()
+            rows.map(|row| unpack(unseal(&row?)?)).collect()
         })
         .await
     }
@@ -254,17 +312,14 @@ impl Store {
     async fn append_log(&self, entries: Vec<Entry>) -> Result<(), StoreError> {
         let now = self.inner.opened.elapsed().as_millis();
         self.inner.append_since.store(u64::try_from(now).unwrap_or(u64::MAX - 1) + 1, Ordering::Release);
+        let end = entries.last().map_or(End::AsBefore, |last| End::At(last.log_id));
         let done = self
-            .durable(move |connection| {
-                let transaction = connection.transaction()?;
-                {
-                    let mut insert =
-                        transaction.prepare_cached("INSERT OR REPLACE INTO log (idx, entry) VALUES (?1, ?2)")?;
-                    for entry in &entries {
-                        insert.execute(params![entry.log_id.index, pack(entry)?])?;
-                    }
+            .durable(end, move |transaction| {
+                let mut insert =
+                    transaction.prepare_cached("INSERT OR REPLACE INTO log (idx, entry) VALUES (?1, ?2)")?;
+                for entry in &entries {
+                    insert.execute(params![entry.log_id.index, seal(&pack(entry)?)])?;
                 }
-                transaction.commit()?;
                 Ok(())
             })
             .await;
@@ -278,123 +333,24 @@ fn get_meta<T: DeserializeOwned>(connection: &Connection, key: &str) -> Result<O
         .prepare_cached("SELECT value FROM meta WHERE key = ?1")?
         .query_row([key], |row| row.get(0))
         .optional()?;
-    Ok(value.map(|value| serde_json::from_slice(&value)).transpose()?)
+    value.map(|value| Ok(serde_json::from_slice(unseal(&value)?)?)).transpose()
 }
 
 fn put_meta(connection: &Connection, key: &str, value: &[u8]) -> Result<(), StoreError> {
     connection
         .prepare_cached("INSERT OR REPLACE INTO meta (key, value) VALUES (?1, ?2)")?
-        .execute(params![key, value])?;
+        .execute(params![key, seal(value)])?;
     Ok(())
+}
+
+/// The snapshot in this table.
+fn snapshot_in(connection: &Connection, table: &str) -> Result<Option<(SnapshotMeta, Vec<u8>)>, StoreError> {
+    let row: Option<(Vec<u8>, Vec<u8>)> = connection
+        .query_row(&format!("SELECT meta, data FROM {table} WHERE one = 1"), [], |row| Ok((row.get(0)?, row.get(1)?)))
+        .optional()?;
+    row.map(|(meta, data)| Ok((serde_json::from_slice(unseal(&meta)?)?, unseal(&data)?.to_vec()))).transpose()
 }
 
 const VOTE: &str = "vote";
 const PURGED: &str = "purged";
 const COMMITTED: &str = "committed";
-
-fn read_fault(error: StoreError) -> StorageError {
-    StorageIOError::read_logs(AnyError::new(&error)).into()
-}
-
-fn write_fault(error: StoreError) -> StorageError {
-    StorageIOError::write_logs(AnyError::new(&error)).into()
-}
-
-impl RaftLogReader<Types> for Store {
-    async fn try_get_log_entries<RB: RangeBounds<u64> + Clone + Debug + OptionalSend>(
-        &mut self,
-        range: RB,
-    ) -> Result<Vec<Entry>, StorageError> {
-        let first = match range.start_bound() {
-            Bound::Included(first) => *first,
-            Bound::Excluded(before) => before + 1,
-            Bound::Unbounded => 0,
-        };
-        let end = match range.end_bound() {
-            Bound::Included(last) => last + 1,
-            Bound::Excluded(end) => *end,
-            // SQLite integers are signed.
-            Bound::Unbounded => i64::MAX as u64,
-        };
-        self.read_log(first, end).await.map_err(read_fault)
-    }
-
-    async fn limited_get_log_entries(&mut self, start: u64, end: u64) -> Result<Vec<Entry>, StorageError> {
-        self.read_log(start, end.min(start + MAX_ENTRIES_PER_READ)).await.map_err(read_fault)
-    }
-}
-
-impl RaftLogStorage<Types> for Store {
-    type LogReader = Store;
-
-    async fn get_log_state(&mut self) -> Result<LogState<Types>, StorageError> {
-        let read = self.quick(|connection| {
-            let purged: Option<LogId> = get_meta(connection, PURGED)?;
-            let last: Option<Vec<u8>> = connection
-                .query_row("SELECT entry FROM log ORDER BY idx DESC LIMIT 1", [], |row| row.get(0))
-                .optional()?;
-            let last = last.map(|entry| unpack::<Entry>(&entry)).transpose()?;
-            Ok(LogState { last_purged_log_id: purged, last_log_id: last.map(|entry| entry.log_id).or(purged) })
-        });
-        read.await.map_err(read_fault)
-    }
-
-    async fn get_log_reader(&mut self) -> Store {
-        self.clone()
-    }
-
-    async fn save_vote(&mut self, vote: &Vote) -> Result<(), StorageError> {
-        self.keep_vote(vote).await.map_err(|error| StorageIOError::write_vote(AnyError::new(&error)).into())
-    }
-
-    async fn read_vote(&mut self) -> Result<Option<Vote>, StorageError> {
-        self.read_meta(VOTE).await.map_err(|error| StorageIOError::read_vote(AnyError::new(&error)).into())
-    }
-
-    async fn save_committed(&mut self, committed: Option<LogId>) -> Result<(), StorageError> {
-        // Not durable by itself: an older mark only means that less is applied right after a restart.
-        let value = serde_json::to_vec(&committed).map_err(|error| write_fault(error.into()))?;
-        self.quick(move |connection| put_meta(connection, COMMITTED, &value)).await.map_err(write_fault)
-    }
-
-    async fn read_committed(&mut self) -> Result<Option<LogId>, StorageError> {
-        Ok(self.read_meta::<Option<LogId>>(COMMITTED).await.map_err(read_fault)?.flatten())
-    }
-
-    async fn append<I>(&mut self, entries: I, callback: LogFlushed<Types>) -> Result<(), StorageError>
-    where
-        I: IntoIterator<Item = Entry> + OptionalSend,
-        I::IntoIter: OptionalSend,
-    {
-        let entries: Vec<Entry> = entries.into_iter().collect();
-        match self.append_log(entries).await {
-            Ok(()) => {
-                callback.log_io_completed(Ok(()));
-                Ok(())
-            }
-            Err(error) => {
-                callback.log_io_completed(Err(std::io::Error::other(error.to_string())));
-                Err(write_fault(error))
-            }
-        }
-    }
-
-    async fn truncate(&mut self, log_id: LogId) -> Result<(), StorageError> {
-        let cut = self.durable(move |connection| {
-            connection.execute("DELETE FROM log WHERE idx >= ?1", [log_id.index])?;
-            Ok(())
-        });
-        cut.await.map_err(write_fault)
-    }
-
-    async fn purge(&mut self, log_id: LogId) -> Result<(), StorageError> {
-        let cut = self.durable(move |connection| {
-            let transaction = connection.transaction()?;
-            put_meta(&transaction, PURGED, &serde_json::to_vec(&log_id)?)?;
-            transaction.execute("DELETE FROM log WHERE idx <= ?1", [log_id.index])?;
-            transaction.commit()?;
-            Ok(())
-        });
-        cut.await.map_err(write_fault)
-    }
-}
