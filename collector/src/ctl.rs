@@ -28,7 +28,7 @@ use args::{Cli, Command, Incident, Readmit, Seen};
 use server::Server;
 
 use crate::cli::EXIT_CONFIG;
-use crate::decide::control::BOOTSTRAP;
+use crate::decide::control::{ADMIT, BOOTSTRAP};
 use crate::decide::restore::Backup;
 use crate::decide::tick::wall_now;
 
@@ -109,6 +109,10 @@ async fn run(cli: Cli) -> anyhow::Result<bool> {
         }
         Command::Backup { file } => backup(&server, &file).await?,
         Command::Bootstrap => show(json, &server.admit(BOOTSTRAP).await?, |said| println!("{}", said.message))?,
+        Command::Readmit(Readmit::Site { site }) => {
+            let said = server.admit(&format!("{ADMIT}?site={site}")).await?;
+            show(json, &said, |said| println!("{}", said.message))?;
+        }
         Command::Completions { .. } | Command::Snapshot(_) => {}
         order => {
             let unconditional = unconditional(&order);
@@ -241,6 +245,7 @@ async fn verb(server: &Server, command: Command) -> anyhow::Result<CommandVerb> 
         Command::Tickets
         | Command::Bootstrap
         | Command::Backup { .. }
+        | Command::Readmit(Readmit::Site { .. })
         | Command::SigningKey { .. }
         | Command::Snapshot(_)
         | Command::Explain { .. }

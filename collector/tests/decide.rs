@@ -181,7 +181,9 @@ impl Trio {
 
     async fn operator_asks(&self, of: Site, path: &str) -> reqwest::StatusCode {
         let url = format!("https://{}{path}", self.addresses[&of]);
-        self.client(&self.operator, of).post(url).send().await.unwrap().status()
+        // A node that is let in learns the log first.
+        let request = self.client(&self.operator, of).post(url).timeout(Duration::from_secs(40));
+        request.send().await.unwrap().status()
     }
 
     async fn stop_all(&mut self) {
@@ -378,6 +380,103 @@ async fn a_wiped_disk_with_the_same_id_is_refused() {
     trio.stop(Site::W).await;
     tokio::time::sleep(Duration::from_secs(4)).await;
     assert_eq!(trio.leader_seen_by(Site::A).await, None, "the wiped node does not vote");
+    trio.stop_all().await;
+}
+
+const ADMIT_B: &str = "/control/v1/admit?site=b";
+
+impl Trio {
+    /// Until a request is confirmed at `site`.
+    async fn goes_on(&self, site: Site, nonce: u64) {
+        let start = Instant::now();
+        while !confirmed(&self.sync(site, nonce).await) {
+            assert!(start.elapsed() < Duration::from_secs(15), "nothing is confirmed at {site}");
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    }
+
+    async fn comes_back_empty(&mut self, site: Site) {
+        self.stop(site).await;
+        let dir = self.dir.join(site.as_str());
+        // A process that ends closes its files; here all three are one.
+        let start = Instant::now();
+        let is_open = |dir: &Path| {
+            let files = std::fs::read_dir("/proc/self/fd").unwrap();
+            files.filter_map(|file| std::fs::read_link(file.ok()?.path()).ok()).any(|file| file.starts_with(dir))
+        };
+        while is_open(&dir) {
+            assert!(start.elapsed() < Duration::from_secs(20), "the files of {site} stay open");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        std::fs::remove_dir_all(dir).unwrap();
+        self.restart(site).await;
+        // It has introduced itself to both, and both have refused it.
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        assert_eq!(self.leader_seen_by(site).await, None);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_wiped_disk_is_let_in_again_by_an_operator_and_counts_then() {
+    let mut trio = Trio::start("readmit", NEVER).await;
+    trio.agree_on(Some(Site::W), ELECTION).await;
+    assert_ne!(trio.operator_asks(Site::W, ADMIT_B).await, 200, "nobody new is there");
+    trio.comes_back_empty(Site::B).await;
+    trio.goes_on(Site::A, 1).await;
+    assert_ne!(trio.operator_asks(Site::W, "/control/v1/admit?site=w").await, 200, "not itself");
+    // Asked of one that follows, it is passed on.
+    assert_eq!(trio.operator_asks(Site::A, ADMIT_B).await, 200);
+    trio.agree_on(Some(Site::W), Duration::from_secs(15)).await;
+    trio.goes_on(Site::B, 2).await;
+    let index = trio.status(Site::W).await.unwrap()["index"].as_u64().unwrap();
+    // With a gone, w and the new disk of b are a quorum.
+    trio.stop(Site::A).await;
+    trio.goes_on(Site::W, 3).await;
+    // With w gone and a back, b's vote counts; and it has what it learnt, on its disk too.
+    trio.restart(Site::A).await;
+    trio.agree_on(Some(Site::W), Duration::from_secs(15)).await;
+    trio.stop(Site::B).await;
+    trio.restart(Site::B).await;
+    trio.agree_on(Some(Site::W), Duration::from_secs(15)).await;
+    trio.stop(Site::W).await;
+    trio.goes_on(Site::B, 4).await;
+    for site in [Site::A, Site::B] {
+        assert!(trio.status(site).await.unwrap()["index"].as_u64().unwrap() > index);
+    }
+    trio.stop_all().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_disk_of_w_is_let_in_again_and_w_leads_again() {
+    let mut trio = Trio::start("readmit-w", Duration::from_secs(3)).await;
+    trio.agree_on(Some(Site::W), ELECTION).await;
+    trio.comes_back_empty(Site::W).await;
+    trio.goes_on(Site::A, 1).await;
+    let asked = Instant::now();
+    while trio.operator_asks(Site::B, "/control/v1/admit?site=w").await != 200 {
+        assert!(asked.elapsed() < Duration::from_secs(30), "w is not let in");
+        tokio::time::sleep(Duration::from_millis(500)).await;
+    }
+    trio.agree_on(Some(Site::W), Duration::from_secs(20)).await;
+    trio.goes_on(Site::W, 2).await;
+    trio.stop_all().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn while_one_of_the_others_is_away_no_disk_is_let_in() {
+    let mut trio = Trio::start("readmit-not", NEVER).await;
+    trio.agree_on(Some(Site::W), ELECTION).await;
+    trio.stop(Site::A).await;
+    trio.comes_back_empty(Site::B).await;
+    for site in [Site::W, Site::B] {
+        assert_ne!(trio.operator_asks(site, ADMIT_B).await, 200, "it would be a quorum with a node that forgot");
+    }
+    // The other one is back: then it goes.
+    trio.restart(Site::A).await;
+    trio.goes_on(Site::A, 1).await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!(trio.operator_asks(Site::A, ADMIT_B).await, 200);
+    trio.goes_on(Site::B, 2).await;
     trio.stop_all().await;
 }
 

@@ -233,6 +233,8 @@ pub(super) enum Readmit {
         #[command(flatten)]
         seen: Seen,
     },
+    /// A collector with another disk: it is the member of its site from now on. To be asked of the collector that leads
+    Site { site: Site },
 }
 
 #[derive(Debug, Subcommand)]

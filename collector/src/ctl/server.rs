@@ -16,6 +16,8 @@ use crate::decide::node::CommandRequest;
 
 /// A command is committed within a tick or two, or there is no leader.
 const REQUEST_LIMIT: Duration = Duration::from_secs(8);
+/// A node that is let in learns the log first.
+const ADMIT_LIMIT: Duration = Duration::from_secs(40);
 
 #[derive(Debug, Deserialize)]
 pub(super) struct StateAnswer {
@@ -76,9 +78,9 @@ impl Server {
         views.into_iter().find(|view| view.id == *id).with_context(|| format!("there is no ticket {id}"))
     }
 
-    /// What operators decide about members; from the collector that was asked, and no other.
+    /// What operators decide about members.
     pub async fn admit(&self, path: &str) -> anyhow::Result<Admitted> {
-        self.answer(self.client.post(format!("{}{path}", self.url))).await
+        self.answer(self.client.post(format!("{}{path}", self.url)).timeout(ADMIT_LIMIT)).await
     }
 
     pub async fn order(&self, verb: CommandVerb, unconditional: bool) -> anyhow::Result<CommandResult> {

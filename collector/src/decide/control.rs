@@ -6,7 +6,7 @@
 //! | `/control/v1/propose`, `/sight` | the own site's serve; a collector for its own site |
 //! | `/control/v1/command` | operators; a collector on their behalf |
 //! | `/control/v1/state`, `/ledger`, `/explain`, `/status` | collectors and operators |
-//! | `/control/v1/bootstrap` | operators ([`admit`]) |
+//! | `/control/v1/bootstrap`, `/admit` | operators ([`admit`]) |
 //! | `/raft/v1/*` | the collectors of the other sites, as members ([`members`]) |
 
 mod admit;
@@ -28,7 +28,7 @@ use bcp_wire::{Id, Site};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-pub use admit::{Admitted, BOOTSTRAP};
+pub use admit::{ADMIT, Admitted, BOOTSTRAP};
 
 use super::link::ON_BEHALF;
 use super::log::{DecisionLog, Leadership};

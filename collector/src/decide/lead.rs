@@ -10,11 +10,12 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bcp_wire::Site;
 use bytes::Bytes;
 use openraft::EmptyNode;
+use tokio::time::Instant;
 
 use super::link::Call;
 use super::log::Leadership;
@@ -254,7 +255,7 @@ async fn ask(log: &RaftLog, site: Site, limit: Duration) -> Option<Hello> {
     let call = Call { path: HELLO.to_owned(), body: Bytes::from(body), on_behalf: None, limit };
     let answer = log.peers.call(site, call).await.ok()?;
     let hello: Hello = serde_json::from_slice(&answer).ok().filter(|hello: &Hello| hello.site == site)?;
-    log.book.meet(site, &hello.member).await.ok()?;
+    log.book.meet(site, &hello.member, !hello.initialised).await.ok()?;
     Some(hello)
 }
 

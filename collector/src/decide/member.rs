@@ -7,14 +7,17 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bcp_wire::Site;
 use serde::{Deserialize, Serialize};
+use tokio::time::Instant;
 
 use super::store::{Store, StoreError};
 
 const KEY: &str = "members";
+/// A stranger that was not heard for this long is not there.
+const STRANGER_FRESH: Duration = Duration::from_secs(10);
 /// A stranger is said this often, however often it tries.
 const SAY_EVERY: Duration = Duration::from_secs(60);
 
@@ -30,6 +33,8 @@ pub struct Book {
     store: Store,
     page: Mutex<Page>,
     said: Mutex<BTreeMap<Site, Instant>>,
+    /// Nodes with the site of another member that take part in nothing, and when they were heard.
+    strangers: Mutex<BTreeMap<Site, (String, Instant)>>,
 }
 
 /// Why a message is not for or from a member.
@@ -64,7 +69,7 @@ impl Book {
                 page
             }
         };
-        Ok(Book { store, page: Mutex::new(page), said: Mutex::default() })
+        Ok(Book { store, page: Mutex::new(page), said: Mutex::default(), strangers: Mutex::default() })
     }
 
     fn page(&self) -> std::sync::MutexGuard<'_, Page> {
@@ -83,14 +88,18 @@ impl Book {
         page.peers.get(&site).map(|to| format!("from={}&to={to}", page.own))
     }
 
-    /// The member of `site` introduced itself. The first one is written down.
-    pub async fn meet(&self, site: Site, member: &str) -> Result<(), Stranger> {
+    /// The member of `site` introduced itself; `is_new`: it takes part in nothing. The first one is written down.
+    pub async fn meet(&self, site: Site, member: &str, is_new: bool) -> Result<(), Stranger> {
         let page = {
             let mut page = self.page();
             match page.peers.get(&site) {
                 Some(known) if known == member => return Ok(()),
                 Some(_) => {
                     drop(page);
+                    if is_new {
+                        let mut strangers = self.strangers.lock().unwrap_or_else(PoisonError::into_inner);
+                        strangers.insert(site, (member.to_owned(), Instant::now()));
+                    }
                     return Err(self.refuse(site));
                 }
                 None => {
@@ -103,6 +112,23 @@ impl Book {
         if let Err(error) = self.store.write_meta(KEY, &page).await {
             tracing::error!(%error, "failed to write down a member");
         }
+        Ok(())
+    }
+
+    /// A node of `site` that is there, takes part in nothing, and is not the member known here.
+    #[must_use]
+    pub fn stranger(&self, site: Site) -> Option<String> {
+        let strangers = self.strangers.lock().unwrap_or_else(PoisonError::into_inner);
+        strangers.get(&site).filter(|(_, at)| at.elapsed() < STRANGER_FRESH).map(|(member, _)| member.clone())
+    }
+
+    /// `member` is the member of `site` from now on. On disk when this returns.
+    pub async fn adopt(&self, site: Site, member: &str) -> Result<(), StoreError> {
+        let mut page = self.page().clone();
+        page.peers.insert(site, member.to_owned());
+        self.store.write_meta(KEY, &page).await?;
+        self.page().peers.insert(site, member.to_owned());
+        self.strangers.lock().unwrap_or_else(PoisonError::into_inner).remove(&site);
         Ok(())
     }
 

@@ -38,6 +38,7 @@ use bcp_core::policy::Policy;
 use bcp_identity::{Credentials, IdentityError};
 use bcp_wire::{Id, Site};
 use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
 
 use crate::{Config, Shutdown};
 use link::{Contacts, HttpPeers, Peers};
@@ -101,39 +102,85 @@ pub async fn run_with(
     mut shutdown: Shutdown,
 ) -> Result<(), DecideError> {
     let Setup { site, dir, policy, credentials, take_back_after } = setup;
-    let store = Store::open(dir)?;
-    let log = RaftLog::open(site, policy.timing, store, Arc::clone(&peers), Arc::clone(&contacts)).await?;
-    let queue = Arc::new(Queue::default());
-    let watchman = Watchman::new(&policy.timing);
-    let gates = gates(&policy);
-    let node =
-        Arc::new(Node { site, log: Arc::clone(&log), queue: Arc::clone(&queue), peers, contacts, watchman, gates });
-    let hash = policy.hash();
-    tracing::info!(%site, policy = %hash, "decide");
-    // Only the log can refuse it: what is known here at the start may be old.
-    if let Some(fault) = log.applied().read(|replica| replica.policy_fault(&policy)) {
-        tracing::error!(%fault, "as things stand here, the log will refuse this policy and go on with the agreed one");
-    }
-    let tasks = [
-        tokio::spawn(lead::keep_contact(Arc::clone(&log), shutdown.clone())),
-        tokio::spawn(tick::run(site, Arc::clone(&log), queue, policy, shutdown.clone())),
-        tokio::spawn(sight::run(Arc::clone(&node), hash, shutdown.clone())),
-    ];
-    let steward = lead::run(Arc::clone(&log), take_back_after, shutdown.clone());
-    let app = control::router(node);
+    let parts = Parts { store: Store::open(dir)?, peers, contacts };
+    let mut process = Process::start(site, policy, take_back_after, parts, shutdown.clone()).await?;
+    let app = control::router(Arc::clone(&process.node));
     let ended = tokio::select! {
         served = bcp_identity::serve(listener, credentials, app, async move { shutdown.wait().await }) => {
             served.map_err(DecideError::from)
         }
-        led = async { match steward.await { Err(error) => error, Ok(()) => std::future::pending().await } } => {
-            Err(DecideError::from(led))
-        }
+        led = process.ended() => Err(DecideError::from(led)),
     };
-    for task in tasks {
-        task.abort();
-    }
-    log.close().await;
+    process.stop().await;
     ended
+}
+
+/// What a process has of its own.
+#[derive(Debug)]
+pub struct Parts {
+    pub store: Store,
+    pub peers: Arc<dyn Peers>,
+    pub contacts: Arc<Contacts>,
+}
+
+/// A decide process but for its listener: what is asked of it goes to [`control::router`].
+#[derive(Debug)]
+pub struct Process {
+    pub node: Arc<Node<RaftLog>>,
+    tasks: [JoinHandle<()>; 3],
+    steward: JoinHandle<Result<(), lead::LeadError>>,
+}
+
+impl Process {
+    /// Opens the log and starts what lives by it.
+    ///
+    /// # Errors
+    /// The log does not open.
+    pub async fn start(
+        site: Site,
+        policy: Policy,
+        take_back_after: Duration,
+        Parts { store, peers, contacts }: Parts,
+        shutdown: Shutdown,
+    ) -> Result<Process, DecideError> {
+        let log = RaftLog::open(site, policy.timing, store, Arc::clone(&peers), Arc::clone(&contacts)).await?;
+        let queue = Arc::new(Queue::default());
+        let watchman = Watchman::new(&policy.timing);
+        let gates = gates(&policy);
+        let node =
+            Arc::new(Node { site, log: Arc::clone(&log), queue: Arc::clone(&queue), peers, contacts, watchman, gates });
+        let hash = policy.hash();
+        tracing::info!(%site, policy = %hash, "decide");
+        // Only the log can refuse it: what is known here at the start may be old.
+        if let Some(fault) = log.applied().read(|replica| replica.policy_fault(&policy)) {
+            tracing::error!(%fault, "as things stand here, the log will refuse this policy and go on with the agreed one");
+        }
+        let tasks = [
+            tokio::spawn(lead::keep_contact(Arc::clone(&log), shutdown.clone())),
+            tokio::spawn(tick::run(site, Arc::clone(&log), queue, policy, shutdown.clone())),
+            tokio::spawn(sight::run(Arc::clone(&node), hash, shutdown.clone())),
+        ];
+        let steward = tokio::spawn(lead::run(log, take_back_after, shutdown));
+        Ok(Process { node, tasks, steward })
+    }
+
+    /// Why it must end; never returns where it need not.
+    pub async fn ended(&mut self) -> lead::LeadError {
+        match (&mut self.steward).await {
+            Ok(Err(error)) => error,
+            Ok(Ok(())) => std::future::pending().await,
+            Err(error) => lead::LeadError::Stopped { reason: error.to_string() },
+        }
+    }
+
+    /// Ends it as it is: nothing is handed over.
+    pub async fn stop(self) {
+        self.steward.abort();
+        for task in self.tasks {
+            task.abort();
+        }
+        self.node.log.close().await;
+    }
 }
 
 fn gates(policy: &Policy) -> BTreeSet<(Site, Id)> {

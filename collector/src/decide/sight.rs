@@ -5,13 +5,14 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bcp_core::failover::{Observation, Sight};
 use bcp_core::policy::Timing;
 use bcp_core::replica::Item;
 use bcp_wire::Site;
 use rustix::time::{ClockId, clock_gettime};
+use tokio::time::Instant;
 
 use super::link::Contacts;
 use super::log::DecisionLog;

@@ -7,14 +7,14 @@
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bcp_core::policy::Policy;
 use bcp_core::replica::{Item, MAX_ELAPSED_MS, MAX_ITEMS_PER_TICK, Tick};
 use bcp_core::time::Wall;
 use bcp_wire::Site;
 use tokio::sync::oneshot;
-use tokio::time::MissedTickBehavior;
+use tokio::time::{Instant, MissedTickBehavior};
 
 use super::log::{DecisionLog, Leadership, ProposeError};
 use crate::Shutdown;

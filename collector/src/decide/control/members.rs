@@ -49,7 +49,7 @@ fn other_site(node: &Here, certificate: &Identity) -> Result<Site, Refusal> {
 }
 
 /// A request of a member of another site, to the member that this node is.
-struct FromMember(Site);
+pub(super) struct FromMember(pub Site);
 
 impl FromRequestParts<Here> for FromMember {
     type Rejection = Refusal;
@@ -102,6 +102,10 @@ async fn hello(
 ) -> Result<Response, Refusal> {
     let site = other_site(&node, &certificate)?;
     node.contacts.heard_peer(site);
-    node.log.book.meet(site, &hello.member).await.map_err(|stranger| Refusal::Forbidden(stranger.to_string()))?;
+    node.log
+        .book
+        .meet(site, &hello.member, !hello.initialised)
+        .await
+        .map_err(|stranger| Refusal::Forbidden(stranger.to_string()))?;
     encoded(&node.log.hello())
 }
