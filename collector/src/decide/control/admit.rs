@@ -109,7 +109,7 @@ async fn admit(
     let Some(other) = other.filter(|_| site != node.site) else {
         return Err(Refusal::Malformed(format!("the collector of site {site} is the one that leads")));
     };
-    if !node.contacts.peer_age(other).is_some_and(|age| age < HEARD_WITHIN) {
+    if node.contacts.peer_age(other).is_none_or(|age| age >= HEARD_WITHIN) {
         return Err(Refusal::Unavailable(format!(
             "the collector of site {other} is away: only with both others whole can one be let in anew"
         )));

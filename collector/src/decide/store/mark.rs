@@ -54,13 +54,13 @@ impl Mark {
     /// Both places tell of so many commits, and have their room on the disk.
     pub(super) fn begin(&self, commits: u64) -> std::io::Result<()> {
         self.set(commits)?;
-        self.file.write_all_at(&encoded(commits), PLACES[usize::from(commits % 2 == 0)])?;
+        self.file.write_all_at(&encoded(commits), PLACES[usize::from(commits.is_multiple_of(2))])?;
         self.file.sync_all()
     }
 
     /// So many commits are on disk. Itself on disk when this returns.
     pub(super) fn set(&self, commits: u64) -> std::io::Result<()> {
-        let at = PLACES[usize::from(commits % 2 == 1)];
+        let at = PLACES[usize::from(!commits.is_multiple_of(2))];
         self.file.write_all_at(&encoded(commits), at)?;
         self.file.sync_data()
     }
