@@ -4,6 +4,7 @@
 //! it is about a ticket, the epoch and revision that were seen, so that a late or repeated order does nothing.
 
 mod args;
+mod drill;
 mod print;
 mod server;
 mod snapshot;
@@ -53,8 +54,7 @@ pub fn main(args: impl Iterator<Item = OsString>) -> ExitCode {
         }
     };
     match runtime.block_on(run(cli)) {
-        Ok(true) => ExitCode::SUCCESS,
-        Ok(false) => ExitCode::FAILURE,
+        Ok(code) => code,
         Err(error) => {
             eprintln!("bcpctl: {error:#}");
             ExitCode::FAILURE
@@ -62,22 +62,23 @@ pub fn main(args: impl Iterator<Item = OsString>) -> ExitCode {
     }
 }
 
-async fn run(cli: Cli) -> anyhow::Result<bool> {
+async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
+    let code = |done| if done { ExitCode::SUCCESS } else { ExitCode::FAILURE };
     let json = cli.json;
     if let Command::Snapshot(snapshot::Snapshot::Verify(args)) = &cli.command {
         let _ = rustls::crypto::ring::default_provider().install_default();
         let verified = snapshot::verify(args).await?;
         show(json, &verified, print::verified)?;
-        return Ok(verified.current);
+        return Ok(code(verified.current));
     }
     match &cli.command {
         Command::SigningKey { file } => {
             without_quorum::new_key(file)?;
-            return Ok(true);
+            return Ok(ExitCode::SUCCESS);
         }
         Command::Force { ticket, to, reason, without_quorum: how, .. } if how.without_quorum => {
             let wanted = without_quorum::Wanted { ticket: ticket.clone(), to: *to, reason: reason.clone() };
-            return without_quorum::force(&cli.access, wanted, how).await;
+            return without_quorum::force(&cli.access, wanted, how).await.map(code);
         }
         _ => {}
     }
@@ -114,15 +115,16 @@ async fn run(cli: Cli) -> anyhow::Result<bool> {
             show(json, &said, |said| println!("{}", said.message))?;
         }
         Command::Completions { .. } | Command::Snapshot(_) => {}
+        Command::Drill(drill) => return drill::run(&server, drill, json).await,
         order => {
             let unconditional = unconditional(&order);
             let verb = verb(&server, order).await?;
             let result = server.order(verb, unconditional).await?;
             show(json, &result, print::result)?;
-            return Ok(result.ok);
+            return Ok(code(result.ok));
         }
     }
-    Ok(true)
+    Ok(ExitCode::SUCCESS)
 }
 
 /// Written beside it first: a backup is whole or not there.
@@ -252,6 +254,7 @@ async fn verb(server: &Server, command: Command) -> anyhow::Result<CommandVerb> 
         | Command::Alarms { .. }
         | Command::Services
         | Command::Status
+        | Command::Drill(_)
         | Command::Completions { .. } => bail!("not an order"),
     })
 }
@@ -286,6 +289,10 @@ mod tests {
         assert!(!parse("bcpctl force prescriptions --to b --reason x --without-quorum"));
         assert!(parse("bcpctl readmit ticket prescriptions --holder b --reason x"));
         assert!(!parse("bcpctl readmit ticket prescriptions --reason x"));
+        assert!(parse("bcpctl drill plan") && parse("bcpctl drill plan rx --json") && parse("bcpctl drill list"));
+        assert!(parse("bcpctl drill move rx --to b --back") && parse("bcpctl drill isolate rx --yes"));
+        assert!(parse("bcpctl drill report drl-000001 --html report.html"));
+        assert!(!parse("bcpctl drill move") && !parse("bcpctl drill move rx --yes"));
         assert!(!parse("bcpctl freeze prescriptions --for ever --reason test"));
         assert!(!parse("bcpctl incident resolve inc-1"));
         assert!(parse(

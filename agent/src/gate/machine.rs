@@ -17,6 +17,7 @@ mod failsafe;
 mod forced;
 mod keeping;
 mod orders;
+mod silence;
 mod terms;
 
 use std::collections::BTreeSet;
@@ -107,6 +108,8 @@ pub struct Machine {
     unstopped: bool,
     /// Of the order of two operators, where there is one.
     pace: forced::Pace,
+    /// A drill: nothing is said or heard until then.
+    silent_until: Option<BootMs>,
 }
 
 impl Machine {
@@ -131,6 +134,7 @@ impl Machine {
             faults: Faults::new(terms.loss),
             awaiting: None,
             pace: forced::Pace::default(),
+            silent_until: None,
             unstopped: record.may_run && record.closed,
             stored: record.clone(),
             durable: record.clone(),
@@ -286,6 +290,9 @@ impl Machine {
         answer: TicketAnswer,
         out: &mut Vec<Action>,
     ) {
+        if self.is_silent(now) || self.falls_silent(now, &answer) {
+            return;
+        }
         self.confirmed_at = self.confirmed_at.max(sent);
         self.confirm_reports(reported);
         if answer.epoch < self.record.epoch {

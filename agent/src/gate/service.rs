@@ -64,6 +64,7 @@ mod tests {
             renewed: true,
             ttl_holder_ms: 10_000,
             order: None,
+            silent_ms: None,
             peer_in_sync,
         }
     }

@@ -81,6 +81,7 @@ pub async fn sync(
         renewed: part.renew == Some(epoch(agreed.counter)) && agreed.holder == Some(sync.site),
         ttl_holder_ms: 1_500,
         order: agreed.orders.get(&sync.site).cloned(),
+        silent_ms: None,
         peer_in_sync: None,
     };
     let outcome = SyncOutcome::Confirmed { index: agreed.index, tickets: vec![answer] };

@@ -241,6 +241,10 @@ pub struct TicketAnswer {
     /// may have said "in sync", and only a later one overtakes it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub peer_in_sync: Option<bool>,
+    /// A drill: this gate is to say nothing about the ticket for so long, as if it were cut off. It renews no lease, asks for
+    /// no promise, and does what its lease's end asks. Older gates go on, and the drill comes to nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub silent_ms: Option<u64>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]

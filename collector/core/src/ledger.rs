@@ -76,6 +76,9 @@ pub enum LedgerEvent {
         key: String,
         ok: bool,
     },
+    Drill {
+        event: crate::drill::DrillEvent,
+    },
 }
 
 /// What is said in an entry; the ledger adds its place in the chain.

@@ -8,6 +8,7 @@
 extern crate self as bcp_core;
 
 pub mod alarms;
+pub mod drill;
 pub mod failover;
 pub mod ledger;
 pub mod policy;

@@ -197,6 +197,9 @@ pub struct TicketPolicy {
     pub preferred: Option<Site>,
     #[serde(flatten)]
     pub rpo: Rpo,
+    /// Within which a drill is to have users served at the other site; judged in its report, and nowhere else.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rto_ms: Option<u64>,
     pub depends_on: Vec<Id>,
     pub move_when: Vec<MoveWhen>,
     /// What must hold at a target besides everything else, before anything goes there.

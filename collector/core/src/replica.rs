@@ -5,6 +5,7 @@
 //! publication point. Ledger entries come out in that order.
 
 mod apply;
+mod drills;
 mod restore;
 
 use std::collections::BTreeSet;
@@ -17,6 +18,7 @@ use bcp_wire::{Id, Site};
 pub use restore::RestoreFault;
 
 use crate::alarms::{AlarmCommand, AlarmVotes};
+use crate::drill::DrillCommand;
 use crate::failover::{Observation, TicketCommand};
 use crate::policy::Policy;
 use crate::site::SiteVotes;
@@ -74,6 +76,7 @@ pub enum CommandVerb {
     Alarm { alarm: String, command: AlarmCommand },
     Incident(IncidentCommand),
     Intervention(InterventionCommand),
+    Drill(DrillCommand),
 }
 
 /// What became of a command; remembered by key so that a retry gets the same answer.
@@ -100,6 +103,8 @@ pub struct Replica {
     pub failover: crate::failover::State,
     pub alarms: crate::alarms::State,
     pub services: crate::status::State,
+    #[serde(default)]
+    pub drills: crate::drill::State,
     pub publication: Publication,
     pub ledger: crate::ledger::Head,
     pub results: Vec<CommandResult>,

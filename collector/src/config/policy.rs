@@ -148,6 +148,7 @@ fn ticket(section: &mut Section<'_>) -> Option<TicketPolicy> {
     let sites = section.required("sites", "sites that may hold it, as [\"a\", \"b\"]", list(word::<Site>));
     let preferred = section.optional("preferred", "one of its sites", word::<Site>);
     let rpo = section.required("rpo", "\"zero\", \"availability\" or { positions = N }", rpo);
+    let rto_ms = section.optional("rto", "recovery time that drills are measured against, as \"30s\"", duration_ms);
     let depends_on = section.optional("depends_on", "tickets that must be at the target first", ids);
     let when_help = "as [\"site_lost(holder)\", \"service_down(holder) for 30s\"]";
     let move_when = section.optional("move_when", when_help, list(condition::<MoveWhen>));
@@ -177,6 +178,7 @@ fn ticket(section: &mut Section<'_>) -> Option<TicketPolicy> {
         sites: sites?,
         preferred,
         rpo: rpo?,
+        rto_ms,
         depends_on: depends_on.unwrap_or_default(),
         move_when: move_when.unwrap_or_default(),
         emergency,

@@ -8,7 +8,7 @@ use bcp_wire::{Epoch, Id, Site};
 use clap::{Args, Parser, Subcommand};
 
 use super::without_quorum::WithoutQuorum;
-use super::{snapshot, work};
+use super::{drill, snapshot, work};
 use crate::config::parse_duration;
 
 /// Ask and order: tickets, alarms, incidents, services.
@@ -39,6 +39,7 @@ const EXAMPLES: &str = "Examples:
   bcpctl --credentials pki incident update inc-000003 --text en='Working on it' --fallback en
   bcpctl --credentials pki work plan --service prescriptions --from '2026-11-23 02:00' --to '2026-11-23 05:00' \
       --title en='New disks' --text en='Prescriptions may be slow.' --fallback en
+  bcpctl --credentials pki drill move prescriptions --back --reason 'yearly BCP test'
   bcpctl snapshot verify http://127.0.0.1:18000 --config collector.toml";
 
 #[derive(Debug, Args)]
@@ -157,6 +158,9 @@ pub(super) enum Command {
         #[command(flatten)]
         without_quorum: WithoutQuorum,
     },
+    /// Exercises that leave a BCP test report
+    #[command(subcommand)]
+    Drill(drill::Drill),
     /// Let in again what decided or lives without the others
     #[command(subcommand)]
     Readmit(Readmit),

@@ -14,18 +14,18 @@ use crate::mirror::verify::Verified;
 use crate::web::public::lang::Lang;
 use crate::web::public::when;
 
-const RED: &str = "31";
-const GREEN: &str = "32";
-const YELLOW: &str = "33";
-const BOLD: &str = "1";
+pub(super) const RED: &str = "31";
+pub(super) const GREEN: &str = "32";
+pub(super) const YELLOW: &str = "33";
+pub(super) const BOLD: &str = "1";
 
-fn paint(colour: &str, text: &str) -> String {
+pub(super) fn paint(colour: &str, text: &str) -> String {
     let coloured = std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none();
     if coloured { format!("\u{1b}[{colour}m{text}\u{1b}[0m") } else { text.to_owned() }
 }
 
 /// Columns as wide as their widest cell; the last one is as long as it is.
-fn table(head: &[&str], rows: &[Vec<String>]) {
+pub(super) fn table(head: &[&str], rows: &[Vec<String>]) {
     let width = |column: usize| {
         let cells = rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count());
         cells.chain(std::iter::once(head[column].len())).max().unwrap_or(0)
@@ -42,7 +42,7 @@ fn table(head: &[&str], rows: &[Vec<String>]) {
     }
 }
 
-fn site(site: Option<Site>) -> String {
+pub(super) fn site(site: Option<Site>) -> String {
     site.map_or_else(|| "-".to_owned(), |site| site.to_string())
 }
 

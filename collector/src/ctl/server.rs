@@ -73,6 +73,11 @@ impl Server {
         Ok(state)
     }
 
+    /// The state once something changed after `changed_at`, or after this time.
+    pub async fn state_after(&self, changed_at: u64, wait_ms: u64) -> anyhow::Result<StateAnswer> {
+        self.get(&format!("/control/v1/state?after={changed_at}&wait_ms={wait_ms}")).await
+    }
+
     pub async fn ticket(&self, id: &Id) -> anyhow::Result<TicketView> {
         let views = self.state().await?.replica.ticket_views();
         views.into_iter().find(|view| view.id == *id).with_context(|| format!("there is no ticket {id}"))
@@ -84,7 +89,17 @@ impl Server {
     }
 
     pub async fn order(&self, verb: CommandVerb, unconditional: bool) -> anyhow::Result<CommandResult> {
-        let request = CommandRequest { key: format!("{:032x}", rand::random::<u128>()), verb, unconditional };
+        self.order_keyed(format!("{:032x}", rand::random::<u128>()), verb, unconditional).await
+    }
+
+    /// An order with a key of its own: given twice, it is carried out once.
+    pub async fn order_keyed(
+        &self,
+        key: String,
+        verb: CommandVerb,
+        unconditional: bool,
+    ) -> anyhow::Result<CommandResult> {
+        let request = CommandRequest { key, verb, unconditional };
         self.answer(self.client.post(format!("{}/control/v1/command", self.url)).json(&request)).await
     }
 }

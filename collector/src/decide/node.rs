@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use bcp_core::drill::DrillCommand;
 use bcp_core::failover::Sight;
 use bcp_core::replica::{CommandResult, CommandVerb, Item, OperatorCommand};
 use bcp_identity::Identity;
@@ -73,7 +74,11 @@ impl CommandRequest {
     pub fn is_blind(&self) -> bool {
         match &self.verb {
             CommandVerb::Ticket { command, .. } => command.expect().is_none() && !self.unconditional,
-            CommandVerb::Alarm { .. } | CommandVerb::Incident(_) | CommandVerb::Intervention(_) => false,
+            CommandVerb::Drill(DrillCommand::Begin { expect, .. }) => expect.is_none() && !self.unconditional,
+            CommandVerb::Alarm { .. }
+            | CommandVerb::Incident(_)
+            | CommandVerb::Intervention(_)
+            | CommandVerb::Drill(DrillCommand::End { .. }) => false,
         }
     }
 }

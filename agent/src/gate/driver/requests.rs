@@ -43,7 +43,8 @@ impl Gate {
         let fresh_ms = timing.renew_ms.saturating_mul(FACTS_FRESH_RENEWALS);
         let (mut reported, mut wishes) = (BTreeMap::new(), BTreeMap::new());
         let mut tickets = Vec::with_capacity(self.posts.len());
-        for (id, post) in &self.posts {
+        // A drill: what this gate would say about a ticket if it were cut off.
+        for (id, post) in self.posts.iter().filter(|(_, post)| !post.machine.is_silent(sent)) {
             let facts =
                 post.facts.as_ref().filter(|(at, _)| sent.since(*at) <= fresh_ms).map(|(_, facts)| facts.clone());
             if let Some(wish) = facts.as_ref().and_then(service::wish) {
@@ -112,6 +113,9 @@ impl Gate {
                 self.figures.confirmed_at = self.figures.confirmed_at.max(Some(sent));
                 for ticket in tickets {
                     let id = ticket.ticket.clone();
+                    if let Some(for_ms) = ticket.silent_ms {
+                        tracing::warn!(ticket = %id, for_ms, "a drill: asked to say nothing about the ticket, as if cut off");
+                    }
                     self.tell_service(&ticket, wishes.get(&id).copied());
                     let reported = reported.get(&id).cloned().unwrap_or_default();
                     self.feed(&id, Event::Answered { sent, index, reported, answer: Box::new(ticket) }, None);

@@ -13,7 +13,7 @@ impl Machine {
         let silent = now.since(self.confirmed_at) >= timing.ttl_holder_ms / 2;
         let due = now.since(self.asked_at) >= timing.renew_ms;
         let may = self.terms.failsafe && !self.terms.peers.is_empty() && self.holds() && self.record.may_run;
-        let may = may && !self.is_forced();
+        let may = may && !self.is_forced() && !self.is_silent(now);
         if !(silent && due && may) || lease.epoch != self.record.epoch || self.is_stopping() {
             return;
         }

@@ -5,6 +5,7 @@ mod failsafe;
 mod forced;
 mod loss;
 mod random;
+mod silence;
 mod world;
 
 use std::collections::BTreeSet;
@@ -64,6 +65,7 @@ fn answer(counter: u64, holder: Site, renewed: bool, order: Option<StepOrder>) -
         renewed,
         ttl_holder_ms: TTL,
         order,
+        silent_ms: None,
         peer_in_sync: None,
     }
 }

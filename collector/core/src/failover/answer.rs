@@ -47,6 +47,7 @@ impl State {
             renewed: renewal.is_some(),
             ttl_holder_ms: renewal.map_or(ttl_holder_ms, |renewal| renewal.ttl_holder_ms),
             order: order(id, ticket, site, gate, self.now),
+            silent_ms: super::silence::asked(ticket, site, self.now),
             peer_in_sync: ticket.latch.as_ref().filter(|latch| latch.epoch == ticket.epoch).and_then(|l| l.in_sync),
         }
     }

@@ -308,7 +308,7 @@ fn report_alone(ticket: &mut Ticket, id: &Id, report: &StepReport, speaker: Spea
 }
 
 /// At most [`MAX_TEXT_BYTES`], cut at a character.
-pub(super) fn clip(text: &str) -> String {
+pub(crate) fn clip(text: &str) -> String {
     let mut end = text.len().min(MAX_TEXT_BYTES);
     while !text.is_char_boundary(end) {
         end -= 1;

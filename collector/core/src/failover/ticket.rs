@@ -17,6 +17,7 @@ use super::lease::Lease;
 use super::restored::Restored;
 use super::saga::Move;
 use super::servers::Started;
+use super::silence::Silence;
 use crate::time::LogTime;
 
 /// Renewals remembered per gate: as many requests as can be in flight at once; an older answer is worth nothing.
@@ -77,6 +78,9 @@ pub struct Ticket {
     /// From a backup, and nothing was granted since.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub restored: Option<Restored>,
+    /// A drill: the gates of its holder are asked to say nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub silence: Option<Silence>,
     /// No longer in the policy: no renewal, no grant; only the epoch is kept.
     pub retired: bool,
     /// Ledger entry of the last event of this ticket.
@@ -220,6 +224,7 @@ impl Ticket {
             noted_at: LogTime::default(),
             rule_hash: String::new(),
             restored: None,
+            silence: None,
             retired: false,
             last_entry: None,
         }

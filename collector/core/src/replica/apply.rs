@@ -9,6 +9,7 @@ use super::{
     PUBLICATION_VALID_MS, PUBLISH_EVERY_MS, Publication, Replica, Tick,
 };
 use crate::alarms::{AgreedCondition, AlarmEvent, AlarmVote};
+use crate::drill::DrillEvent;
 use crate::failover::event::{Happened, Link, SYSTEM};
 use crate::ledger::{LedgerEntry, LedgerEvent, Said, When};
 use crate::policy::Policy;
@@ -58,6 +59,9 @@ impl Replica {
         }
         self.judge_alarms(&mut writer);
         self.judge_services(&mut writer);
+        for event in self.overdue_drills() {
+            self.write_drill(&mut writer, event, SYSTEM.to_owned(), None);
+        }
         self.publish(&writer);
         if writer.changed || !writer.entries.is_empty() {
             self.changed_at = index;
@@ -68,6 +72,7 @@ impl Replica {
     fn write(&mut self, writer: &mut Writer, said: Said) -> u64 {
         let entry = self.ledger.append(writer.when, said);
         let seq = entry.seq;
+        self.drills.hear(&entry);
         writer.entries.push(entry);
         seq
     }
@@ -132,6 +137,7 @@ impl Replica {
         let (now, wall) = (self.log_time, self.wall);
         let mut happened = Vec::new();
         let (mut alarms, mut incidents, mut interventions) = (Vec::new(), Vec::new(), Vec::new());
+        let mut drill = None;
         let subject;
         let result = match &command.verb {
             CommandVerb::Ticket { ticket, command: verb } => {
@@ -167,6 +173,13 @@ impl Replica {
                     about.map_or_else(|| "done".to_owned(), |about| format!("done ({about})"))
                 })
             }
+            CommandVerb::Drill(verb) => {
+                subject = "drill".to_owned();
+                self.on_drill(&command.operator, verb).map(|(message, event)| {
+                    drill = Some(event);
+                    message
+                })
+            }
         };
         let ok = result.is_ok();
         let message = result.unwrap_or_else(|why| why);
@@ -191,6 +204,23 @@ impl Replica {
         self.write_alarms(writer, alarms, Some(seq));
         self.write_incidents(writer, incidents, Some(seq));
         self.write_interventions(writer, interventions, Some(seq));
+        if let Some(event) = drill {
+            self.write_drill(writer, event, format!("operator:{}", command.operator), Some(seq));
+        }
+    }
+
+    /// The report follows the end of a drill.
+    fn write_drill(&mut self, writer: &mut Writer, event: DrillEvent, author: String, cause: Option<u64>) {
+        let (mut next, mut author, mut cause) = (Some(event), author, cause);
+        while let Some(event) = next.take() {
+            let (subject, text) = (format!("drill:{}", event.drill()), event.text());
+            let what = LedgerEvent::Drill { event: event.clone() };
+            let seq = self.write(writer, Said { author, subject, text, what, cause });
+            if let Some(entry) = writer.entries.last() {
+                next = self.after_drill_entry(entry, &event);
+            }
+            (author, cause) = (SYSTEM.to_owned(), Some(seq));
+        }
     }
 
     /// Work on a datacenter does not begin while the other one is lost or disturbed: nothing could be moved out of the way.
@@ -275,7 +305,8 @@ impl Replica {
             LedgerEvent::PolicyRefused { .. }
             | LedgerEvent::Leader { .. }
             | LedgerEvent::Alarm { .. }
-            | LedgerEvent::Command { .. } => false,
+            | LedgerEvent::Command { .. }
+            | LedgerEvent::Drill { .. } => false,
         });
         if self.policy.is_some() && (first || due || public) {
             self.publication = Publication {

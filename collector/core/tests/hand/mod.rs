@@ -8,7 +8,7 @@ mod sample;
 
 use std::collections::BTreeMap;
 
-use bcp_core::failover::{Observation, Sight, Ticket, TicketCommand};
+use bcp_core::failover::{Explanation, Observation, Sight, Ticket, TicketCommand};
 use bcp_core::ledger::LedgerEntry;
 use bcp_core::policy::{Policy, ServicePolicy, TicketKind, TicketPolicy, Timing};
 use bcp_core::replica::{CommandVerb, Item, OperatorCommand, Replica, Tick};
@@ -50,6 +50,10 @@ pub struct Hand {
     /// What each observer says of the sites.
     pub words: BTreeMap<Site, BTreeMap<Site, SiteWord>>,
     pub term: u64,
+    /// Where it is recorded: every tick, and what the ticket's explanation was after it.
+    pub ticks: Vec<(u64, Tick)>,
+    pub answers: BTreeMap<u64, Option<Explanation>>,
+    records: bool,
     nonce: u64,
     index: u64,
 }
@@ -57,6 +61,13 @@ pub struct Hand {
 impl Hand {
     pub fn new(policy: Policy) -> Self {
         let mut hand = Hand { there: vec![Site::A, Site::B], in_sync: true, term: 1, ..Hand::default() };
+        hand.tick(0, vec![Item::Policy(Box::new(policy))]);
+        hand
+    }
+
+    /// The same, and every tick is kept.
+    pub fn recording(policy: Policy) -> Self {
+        let mut hand = Hand { there: vec![Site::A, Site::B], in_sync: true, term: 1, records: true, ..Hand::default() };
         hand.tick(0, vec![Item::Policy(Box::new(policy))]);
         hand
     }
@@ -74,6 +85,10 @@ impl Hand {
         self.index += 1;
         let tick = Tick { leader: Site::W, term: self.term, elapsed_ms, wall: Wall(0), items };
         self.entries.extend(self.replica.apply(self.index, &tick));
+        if self.records {
+            self.answers.insert(self.index, self.replica.explain(&id("rx")));
+            self.ticks.push((self.index, tick));
+        }
     }
 
     /// Ticks of 250 ms in which everybody does its part.

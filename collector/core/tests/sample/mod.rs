@@ -30,6 +30,7 @@ pub fn passive() -> TicketPolicy {
         sites: vec![Site::A, Site::B],
         preferred: Some(Site::A),
         rpo: Rpo::Zero,
+        rto_ms: None,
         depends_on: Vec::new(),
         move_when: vec![MoveWhen::SiteLost, MoveWhen::ServiceDown { for_ms: 30_000 }],
         emergency: None,
