@@ -175,10 +175,7 @@ impl Replica {
             }
             CommandVerb::Drill(verb) => {
                 subject = "drill".to_owned();
-                self.on_drill(&command.operator, verb).map(|(message, event)| {
-                    drill = Some(event);
-                    message
-                })
+                self.on_drill(&command.operator, verb, &mut drill)
             }
         };
         let ok = result.is_ok();

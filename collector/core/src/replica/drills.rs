@@ -17,15 +17,22 @@ fn unknown(drill: &str) -> String {
 
 impl Replica {
     /// Carries out a command, or says why not. The entry of the command itself comes next in the ledger.
-    pub(super) fn on_drill(&mut self, operator: &str, command: &DrillCommand) -> Result<(String, DrillEvent), String> {
+    pub(super) fn on_drill(
+        &mut self,
+        operator: &str,
+        command: &DrillCommand,
+        out: &mut Option<DrillEvent>,
+    ) -> Result<String, String> {
         match command {
             DrillCommand::Begin { .. } => {
                 let began = self.begin_drill(operator, command)?;
-                Ok((format!("drill {} began", began.drill), DrillEvent::Began { began: Box::new(began) }))
+                let said = format!("drill {} began", began.drill);
+                *out = Some(DrillEvent::Began { began: Box::new(began) });
+                Ok(said)
             }
             DrillCommand::End { drill, note } => {
-                let event = self.end_drill(drill, note.as_deref().map(clip)).ok_or_else(|| unknown(drill))?;
-                Ok((format!("drill {drill} is over"), event))
+                *out = Some(self.end_drill(drill, note.as_deref().map(clip)).ok_or_else(|| unknown(drill))?);
+                Ok(format!("drill {drill} is over"))
             }
         }
     }

@@ -6,7 +6,8 @@
 use std::time::{Duration, Instant};
 
 use bcp_core::drill::DrillKind;
-use bcp_core::failover::{TicketCommand, TicketView};
+use bcp_core::failover::{TicketCommand, TicketEvent, TicketView};
+use bcp_core::ledger::LedgerEvent;
 use bcp_core::replica::{CommandResult, CommandVerb, Replica};
 use bcp_wire::control::Phase;
 use bcp_wire::{Epoch, Id, Site};
@@ -134,7 +135,7 @@ impl<'a> Follower<'a> {
     }
 
     async fn wait(&mut self, until: Until, limit: Duration) -> Result<TicketView, Note> {
-        let began = Instant::now();
+        let (began, since) = (Instant::now(), self.shown);
         while began.elapsed() < limit {
             let Ok(answer) = self.server.state_after(self.changed_at, POLL_MS).await else {
                 // The collector that was asked is starting, or hears no leader: the drill goes on without it.
@@ -150,6 +151,9 @@ impl<'a> Follower<'a> {
                     return Err("it was ended by somebody else".to_owned());
                 }
                 continue;
+            }
+            if let Some(reason) = ended_early(&replica, &self.drill, since) {
+                return Err(reason);
             }
             match view(&replica, &self.ticket) {
                 Some(view) if until.holds(&view, &replica) => return Ok(view),
@@ -169,6 +173,17 @@ impl<'a> Follower<'a> {
         }
         self.shown = running.gathered.entries.last().map_or(self.shown, |entry| self.shown.max(entry.seq));
     }
+}
+
+/// What ended a move without a new epoch in force, in an entry after this one.
+fn ended_early(replica: &Replica, drill: &str, since: u64) -> Option<Note> {
+    let entries = &replica.drills.running_named(drill)?.gathered.entries;
+    entries.iter().filter(|entry| entry.seq > since).find_map(|entry| match &entry.what {
+        LedgerEvent::Ticket {
+            event: TicketEvent::DrainCancelled { reason, .. } | TicketEvent::MoveStuck { reason, .. },
+        } => Some(reason.clone()),
+        _ => None,
+    })
 }
 
 fn view(replica: &Replica, id: &Id) -> Option<TicketView> {
