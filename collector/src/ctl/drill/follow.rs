@@ -18,6 +18,8 @@ use crate::ctl::server::{Server, StateAnswer};
 const POLL_MS: u64 = 1_000;
 /// The side that lost the ticket has everything again within this time, or the report says that it has not.
 const PROTECTED_WITHIN: Duration = Duration::from_secs(120);
+/// Collectors have a leader again within this time, or the drill is over.
+const ANSWERED_WITHIN: Duration = Duration::from_secs(60);
 /// A collector that does not answer is asked again until the limit of the wait.
 const ASK_AGAIN_AFTER: Duration = Duration::from_millis(500);
 
@@ -122,14 +124,26 @@ impl<'a> Follower<'a> {
         if said.ok { Ok(()) } else { Err(format!("the order was refused: {}", said.message)) }
     }
 
-    /// An order of this drill: its key says so, and its second copy does nothing.
+    /// An order of this drill: its key says so, and its second copy does nothing, so it is given until there is an answer.
     pub(super) async fn order(&self, name: &str, verb: CommandVerb) -> anyhow::Result<CommandResult> {
-        self.server.order_keyed(format!("{}-{name}", self.drill), verb, true).await
+        let began = Instant::now();
+        loop {
+            match self.server.order_keyed(format!("{}-{name}", self.drill), verb.clone(), true).await {
+                Err(_) if began.elapsed() < ANSWERED_WITHIN => tokio::time::sleep(ASK_AGAIN_AFTER).await,
+                answer => return answer,
+            }
+        }
     }
 
     async fn look(&mut self) -> Result<TicketView, Note> {
-        let answer: StateAnswer =
-            self.server.state().await.map_err(|error| format!("no collector answered: {error:#}"))?;
+        let began = Instant::now();
+        let answer: StateAnswer = loop {
+            match self.server.state().await {
+                Ok(answer) => break answer,
+                Err(_) if began.elapsed() < ANSWERED_WITHIN => tokio::time::sleep(ASK_AGAIN_AFTER).await,
+                Err(error) => return Err(format!("no collector answered: {error:#}")),
+            }
+        };
         self.tell(&answer.replica);
         view(&answer.replica, &self.ticket).ok_or_else(|| "its ticket is gone".to_owned())
     }
