@@ -291,7 +291,7 @@ mod tests {
         assert!(!parse("bcpctl readmit ticket prescriptions --reason x"));
         assert!(parse("bcpctl drill plan") && parse("bcpctl drill plan rx --json") && parse("bcpctl drill list"));
         assert!(parse("bcpctl drill move rx --to b --back") && parse("bcpctl drill isolate rx --yes"));
-        assert!(parse("bcpctl drill report drl-000001 --html report.html"));
+        assert!(parse("bcpctl drill report drl-000001 --html report.html") && parse("bcpctl drill end drl-000001"));
         assert!(!parse("bcpctl drill move") && !parse("bcpctl drill move rx --yes"));
         assert!(!parse("bcpctl freeze prescriptions --for ever --reason test"));
         assert!(!parse("bcpctl incident resolve inc-1"));

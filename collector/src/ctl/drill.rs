@@ -60,6 +60,13 @@ pub(super) enum Drill {
     },
     /// Drills under way, and the last 64 that are over
     List,
+    /// End a drill whose command is gone, so that its report is written; moves nothing. By itself it ends after an hour
+    End {
+        drill: String,
+        /// For the ledger and the report
+        #[arg(long, default_value = "its command was gone")]
+        reason: String,
+    },
     /// The report of a drill, checked against the ledger of the collector that answers
     ///
     /// The report is assembled anew from the ledger's entries, whose chain is checked. Exit code 1 where it is not the same.
@@ -104,6 +111,13 @@ pub(super) async fn run(server: &Server, drill: Drill, json: bool) -> anyhow::Re
         Drill::List => {
             let drills = server.state().await?.replica.drills;
             show(json, &drills, print::list)?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Drill::End { drill, reason } => {
+            let end = DrillCommand::End { drill: drill.clone(), note: Some(reason) };
+            let said = server.order(CommandVerb::Drill(end), true).await?;
+            ensure!(said.ok, "{}", said.message);
+            show(json, &ledger::find(server, &drill).await?, print::report)?;
             Ok(ExitCode::SUCCESS)
         }
         Drill::Report { drill, html } => {
