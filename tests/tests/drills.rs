@@ -96,7 +96,7 @@ async fn a_switchover_there_and_back_leaves_the_same_report_at_every_site() -> R
     let said = String::from_utf8_lossy(&asked.stderr);
     ensure!(asked.status.code() == Some(1) && said.contains("nothing was begun"), "{said}");
     // The other side is not there: refused, whoever says yes.
-    fleet.cli(&["kill", "b/host"])?;
+    fleet.cli(&["stop", "b/host"])?;
     wait_for("the gate at b to be missed", 30 * SECOND, async || {
         let refused = fleet.cli_output(&["ctl", "drill", "isolate", TICKET, "--yes"]).ok()?;
         let said = String::from_utf8_lossy(&refused.stderr).into_owned();
