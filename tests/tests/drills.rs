@@ -98,11 +98,13 @@ async fn a_switchover_there_and_back_leaves_the_same_report_at_every_site() -> R
     // The other side is not there: refused, whoever says yes.
     fleet.cli(&["stop", "b/host"])?;
     wait_for("the gate at b to be missed", 30 * SECOND, async || {
-        let refused = fleet.cli_output(&["ctl", "drill", "isolate", TICKET, "--yes"]).ok()?;
-        let said = String::from_utf8_lossy(&refused.stderr).into_owned();
-        (refused.status.code() == Some(1) && said.contains("gate host-b of site b is not heard")).then_some(())
+        let plans = at_site(&fleet, Site::W, &["drill", "plan", TICKET]).ok()?;
+        plans[0]["kinds"].as_array()?.iter().all(|kind| kind["may_begin"] == false).then_some(())
     })
     .await?;
+    let refused = fleet.cli_output(&["ctl", "drill", "isolate", TICKET, "--yes"])?;
+    let said = String::from_utf8_lossy(&refused.stderr);
+    ensure!(refused.status.code() == Some(1) && said.contains("gate host-b of site b is not heard"), "{said}");
     let now = fleet.ticket(Site::W, TICKET).await?;
     ensure!(now["holder"] == "a" && now["epoch"] == before["epoch"], "{now:#}");
     Ok(())
