@@ -13,6 +13,7 @@ mod figures;
 mod users;
 
 use std::process::ExitCode;
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -29,6 +30,8 @@ const PARALLEL_MAX: u16 = 8;
 /// Anything that takes longer has failed.
 const LIMIT: Duration = Duration::from_secs(120);
 const PAGE_EVERY: Duration = Duration::from_millis(50);
+/// What happened before is on the page by then: checks, votes of three sites and a publication.
+const PAGE_STEADY: Duration = Duration::from_secs(6);
 /// What the head of the public page has in it while all services work.
 const ALL_WELL: &str = "class=\"head up\"";
 
@@ -159,8 +162,14 @@ impl Scene {
         };
         wait_for("the ticket to be settled and the other copy in sync", LIMIT, is_settled).await?;
         let page = async || self.fleet.text(self.fleet.port(Site::W, 0), "/en/").await.ok();
-        let is_well = async || page().await.is_some_and(|page| page.contains(ALL_WELL)).then_some(());
-        wait_for("the public page to say that all is well", LIMIT, is_well).await?;
+        let well_since = Mutex::new(None::<Instant>);
+        let is_well = async || {
+            let says_so = page().await.is_some_and(|page| page.contains(ALL_WELL));
+            let mut since = well_since.lock().unwrap_or_else(PoisonError::into_inner);
+            *since = says_so.then(|| since.unwrap_or_else(Instant::now));
+            since.filter(|since| since.elapsed() >= PAGE_STEADY).map(drop)
+        };
+        wait_for("the public page to say for a while that all is well", LIMIT, is_well).await?;
         self.user.served_by(site, Instant::now(), LIMIT).await?;
         Ok(())
     }
