@@ -2,7 +2,12 @@
 //!
 //! What must hold: one active side (I1), one state at an index (I15), log time within real time (I20), one leader of a term;
 //! once faults stop, a holder (L1) and w leading (L2); a cut between a and b moves and stops nothing (L5).
-//! `BCP_PAUSED=FROM..TO` chooses seeds, each of [`HOURS`] simulated hours; with `BCP_TOTALS=FILE` what they come to adds up.
+//! `cargo test --profile ci -p bcp-proof --features paused --test decide_paused -- --nocapture`; `BCP_PAUSED=FROM..TO` chooses
+//! seeds, each of [`HOURS`] simulated hours; with `BCP_TOTALS=FILE` what they come to adds up. The library rolls dice of its own,
+//! so a seed does not play the same twice.
+//!
+//! Not part of `tests/run` yet: in about one seed of eight, after many restarts of the processes, nobody leads for minutes
+//! although every link is whole. Whether a process that was ended here lives on, or elections race, is not known.
 #![allow(clippy::unwrap_used)]
 
 #[path = "paused/cluster.rs"]
@@ -22,9 +27,9 @@ use cluster::{Cluster, Figures};
 
 /// Simulated hours of one seed.
 const HOURS: u64 = 2;
-/// Elections after everything was repaired, while which log time stands still, the promotion itself, and the longest pause
-/// before a site that stopped again and again is tried anew.
-const SLACK_MS: u64 = 30_000 + RESUME_MOST_MS;
+/// Elections after everything was repaired, while which log time stands still, a service that is found down (30 s), the
+/// promotion itself, and the longest pause before a site that stopped again and again is tried anew.
+const SLACK_MS: u64 = 60_000 + RESUME_MOST_MS;
 /// A stop that began before everything was repaired has ended by then, and the leases that hold were renewed since.
 const STEADY_MS: u64 = 60_000;
 /// Everything whole, it is steady within this time.

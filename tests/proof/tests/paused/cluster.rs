@@ -17,6 +17,8 @@ use bcp_collector::decide::{Parts, Process, control};
 use bcp_collector::shutdown::ShutdownTrigger;
 use bcp_core::failover::Sight;
 use bcp_core::policy::{Policy, Rpo, TicketPolicy, Timing};
+use bcp_core::replica::Item;
+use bcp_core::status::{ServiceSight, ServiceStatus, ServiceVotes};
 use bcp_identity::Identity;
 use bcp_proof::dice::Dice;
 use bcp_proof::host::{Host, Note, Play, Wishes};
@@ -277,6 +279,8 @@ impl Cluster {
     fn tell_of_agents(&mut self) {
         let (now, period) = (Instant::now(), silence_period(&self.timing));
         let powered: Vec<Site> = self.hosts.iter().filter(|host| host.powered).map(|host| host.site).collect();
+        let (active, seq) = (self.active(), self.now_ms().max(1));
+        let mut told = Vec::new();
         for (observer, running) in &mut self.running {
             let mut agents = BTreeMap::new();
             for about in Site::ALL {
@@ -291,8 +295,26 @@ impl Cluster {
                 };
                 agents.insert(about, sight);
             }
+            told.push(services(&self.policy, *observer, seq, &active, &agents));
             running.process.node.watchman.agents_seen(agents);
         }
+        for votes in told {
+            self.tell_of_services(&votes);
+        }
+    }
+
+    /// As serve hands it to the collector beside it, which passes it on to the one that leads.
+    fn tell_of_services(&self, votes: &ServiceVotes) {
+        let site = votes.observer;
+        let items = [Item::ServiceVotes(votes.clone())];
+        let body = Bytes::from(serde_json::to_vec(&items).expect("items are text"));
+        let call = Call { path: control::PROPOSE.to_owned(), body, on_behalf: None, limit: SYNC_LIMIT };
+        let wires = self.wires.clone();
+        tokio::spawn(async move {
+            let who = Identity::Collector { site };
+            // Its successor follows in a second.
+            let _ = tokio::time::timeout(SYNC_LIMIT, wires.ask(site, site, who, &call)).await;
+        });
     }
 
     /// I15: what is applied at the same index is the same.
@@ -352,4 +374,23 @@ impl Cluster {
         self.figures.elections = self.leaders.len() as u64;
         Ok(())
     }
+}
+
+/// What an observer's checks say of the service, where they reach it.
+fn services(
+    policy: &Policy,
+    observer: Site,
+    seq: u64,
+    active: &[Site],
+    agents: &BTreeMap<Site, Sight>,
+) -> ServiceVotes {
+    let status = |site: Site| match agents.get(&site) {
+        Some(Sight::Seen) if active.contains(&site) => ServiceStatus::Up,
+        Some(Sight::Seen) => ServiceStatus::Down,
+        Some(Sight::Silent | Sight::Unknown) | None => ServiceStatus::Unknown,
+    };
+    let by_site: BTreeMap<Site, ServiceStatus> = [Site::A, Site::B].map(|site| (site, status(site))).into();
+    let sight = ServiceSight { status: ServiceStatus::Unknown, by_site, explain: String::new() };
+    let services = policy.tickets.values().map(|rule| (rule.service.clone(), sight.clone())).collect();
+    ServiceVotes { observer, session: 1, seq, services }
 }
