@@ -35,6 +35,8 @@ use super::wires::{Links, Wires};
 pub const STEP_MS: u64 = 100;
 /// A gate that hears nothing asks elsewhere by then.
 const SYNC_LIMIT: Duration = Duration::from_millis(2_500);
+/// Two gates ask three collectors, and every step takes in what came: a hundredth of this is never there.
+const ANSWERS_MAX: usize = 1_024;
 
 /// The ticket moves as often as it must: what is looked for is not its budget.
 pub fn restless(timing: Timing) -> Policy {
@@ -76,7 +78,7 @@ pub struct Cluster {
     running: BTreeMap<Site, Running>,
     hosts: Vec<Host>,
     play: Play,
-    answers: (mpsc::UnboundedSender<Answer>, mpsc::UnboundedReceiver<Answer>),
+    answers: (mpsc::Sender<Answer>, mpsc::Receiver<Answer>),
     /// Who led which term.
     leaders: BTreeMap<u64, Site>,
     terms: BTreeMap<Site, u64>,
@@ -108,7 +110,7 @@ impl Cluster {
             running: BTreeMap::new(),
             hosts,
             play,
-            answers: mpsc::unbounded_channel(),
+            answers: mpsc::channel(ANSWERS_MAX),
             leaders: BTreeMap::new(),
             terms: BTreeMap::new(),
             compared: 0,
@@ -268,8 +270,8 @@ impl Cluster {
                 if let Ok(Some((200, body))) = asked
                     && let Ok(answer) = serde_json::from_slice::<GateAnswer>(&body)
                 {
-                    // Who asked may have ended.
-                    let _ = answers.send(Answer { to: n, nonce, answer });
+                    // Full or gone: lost on the way, as any answer may be.
+                    let _ = answers.try_send(Answer { to: n, nonce, answer });
                 }
             });
         }
